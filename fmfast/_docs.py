@@ -1,0 +1,134 @@
+"""The documentation that estimators share, so that each sentence stands in one place.
+
+`documented` replaces {parameters} in the docstring of a class and {fit}, {partial_fit} in those of its methods.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+_PARAMETERS = """\
+Parameters
+----------
+n_factors : int, default=16
+    Length of the vector v_j of each feature; 0 gives a linear model.
+solver : {"adagrad", "sgd"}, default="adagrad"
+    "adagrad" adapts the step of each feature to how often it was seen (Duchi, Hazan, Singer 2011; one
+    accumulator for w_j and one for the whole v_j); "sgd" is plain stochastic gradient descent.
+max_iter : int, default=20
+    Epochs (passes over the data).
+learning_rate : float or None, default=None
+    Step size. None: 0.1 for "adagrad", 0.01 for "sgd".
+learning_rate_decay : float or None, default=None
+    Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t). None: 0.02 for "sgd", 0 for "adagrad".
+reg_w, reg_V : float or None, default=None
+    Strength of the L2 penalties reg_w / 2 * w_j^2 and reg_V / 2 * |v_j|^2, which count once for every sample
+    that contains feature j. None: 0.01 and 0.05 for a regressor, 1e-5 and 1e-5 for a classifier.
+init_std : float, default=0.05
+    Standard deviation of the random numbers with which V starts.
+early_stopping : bool, default=False
+    Stop when the validation score has stopped improving, and keep the best epoch. The validation data is
+    `eval_set` of `fit`, or, without one, a random part of the training data.
+validation_fraction : float, default=0.1
+    That part.
+n_iter_no_change : int, default=5
+    Epochs without improvement after which early stopping stops.
+tol : float, default=0.0
+    What the validation score must gain to count as improved.
+scoring : "loss" or callable, default="loss"
+    The validation score; higher is better. "loss": minus the mean squared error, or minus the log loss. A
+    callable gets (y_true, prediction) of the validation data, where the prediction of a classifier is that of
+    `predict_proba`, and returns a number.
+n_jobs : int or None, default=None
+    Threads for training and prediction: None is 1, -1 all cores. Several threads update shared parameters
+    without locks, so that results then differ slightly from run to run.
+random_state : int, numpy Generator or RandomState, or None, default=None
+    Seed of V and of the order of the samples. With an int and one thread, equal calls give equal bytes.
+warm_start : bool, default=False
+    Let `fit` continue the previous fit for another `max_iter` epochs instead of starting anew.
+callbacks : list of callables or None, default=None
+    Each gets a copy of the record of every finished epoch (see `history_`); a true return value stops the fit
+    after this epoch.
+verbose : int, default=0
+    1 prints a line per epoch.
+dtype : {"float32", "float64"}, default="float32"
+    What the parameters are stored and computed in.
+
+Attributes
+----------
+w0_ : float, or ndarray of shape (n_classes,) with more than two classes
+w_ : ndarray of shape (n_features,) or (n_classes, n_features)
+V_ : ndarray of shape (n_features, n_factors) or (n_classes, n_features, n_factors)
+    The parameters, in the units of the target.
+n_iter_ : int
+    Epochs of the last `fit` or `partial_fit`.
+history_ : list of dict
+    One record per epoch since training began: "epoch" (from 1), "loss" (mean squared error or log loss over the
+    training data, each sample's taken before its update), "validation_score" (None without validation data),
+    "seconds" (of the updates alone).
+model_ : FMModel
+    The trained model with its parameter table.
+n_features_in_ : int
+feature_names_in_ : object ndarray of shape (n_features,)
+    Only if X was a DataFrame with column names."""
+
+_FIT = """Train on the rows of X.
+
+Parameters
+----------
+X : {array-like, sparse matrix} of shape (n_samples, n_features)
+    Any scipy sparse matrix or array, dense numbers, or a DataFrame of numbers. CSR in float32 or float64 is
+    used as it is, without a copy, also over `numpy.memmap`.
+y : array-like of shape (n_samples,)
+sample_weight : array-like of shape (n_samples,) or None
+    Non-negative; a weight multiplies the sample's loss and penalty.
+eval_set : tuple (X, y) or None
+    Validation data, scored after every epoch.
+
+Returns
+-------
+self
+
+Raises
+------
+ValueError, TypeError
+    For settings or data that cannot be used; the estimator stays as it was.
+DivergenceError
+    If scores or parameters stop being finite; the estimator stays as it was."""
+
+_PARTIAL_FIT = """One epoch over a batch of rows, continuing what was learned so far.
+
+Parameters
+----------
+X : {array-like, sparse matrix} of shape (n_samples, n_features)
+y : array-like of shape (n_samples,)
+sample_weight : array-like of shape (n_samples,) or None
+
+Returns
+-------
+self
+
+Raises
+------
+ValueError, TypeError, DivergenceError
+    As `fit`; the estimator stays as it was."""
+
+_PARTS = {"parameters": _PARAMETERS, "fit": _FIT, "partial_fit": _PARTIAL_FIT}
+
+
+def documented(cls: type) -> type:
+    """Fill the shared parts into the docstrings of a class and of its methods."""
+    _fill(cls)
+    for member in vars(cls).values():
+        if inspect.isfunction(member):
+            _fill(member)
+    return cls
+
+
+def _fill(documented_object: object) -> None:
+    if documented_object.__doc__ is None:  # python -OO strips docstrings
+        return
+    text = inspect.cleandoc(documented_object.__doc__)
+    for name, part in _PARTS.items():
+        text = text.replace("{" + name + "}", part)
+    documented_object.__doc__ = text

@@ -1,0 +1,24 @@
+"""Errors and warnings of their own kind; everything else is a ValueError or TypeError.
+
+`NotFittedError` and `DataConversionWarning` have namesakes in scikit-learn. Where scikit-learn is
+already imported, its own classes are raised instead (see `fmfast._sklearn`), so that code that
+catches those works; where it is not, nothing imports it.
+"""
+
+from __future__ import annotations
+
+
+class DivergenceError(FloatingPointError):
+    """Training produced scores or parameters that are not finite; nothing of it was kept."""
+
+
+class ModelFileError(ValueError):
+    """A file is not a model that this version of fmfast can read, or is damaged."""
+
+
+class NotFittedError(ValueError, AttributeError):
+    """The estimator has not been fitted yet."""
+
+
+class DataConversionWarning(UserWarning):
+    """Data was converted to another shape; the result is probably, but not surely, what was meant."""

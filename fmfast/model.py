@@ -1,0 +1,146 @@
+"""The factorization machine itself: its parameters, what they mean, and its score.
+
+    score(x) = w0 + <w, x> + sum_{j<l} <v_j, v_l> x_j x_l                               (Rendle 2010, eq. 1)
+
+This module knows no solver and no estimator. Solvers train in the model's parameter table, in
+*solver units*: a regression target is standardised for them. The model keeps the scale and the offset and
+presents everything in the units of the target:
+
+    score = scale * score_of_table + offset     hence     w0 = scale * w0_t + offset,
+                                                          w = scale * w_t,   V = sqrt(scale) * V_t
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmfast._dispatch import core
+from fmfast.table import ParameterTable
+from fmfast.validation import SparseRows
+
+
+@dataclass
+class TrainingState:
+    """What is needed, besides the table, to go on training as if it had never stopped."""
+
+    solver: str
+    seed: int
+    n_epochs: int = 0
+
+
+@dataclass
+class FMModel:
+    """A trained factorization machine.
+
+    Attributes
+    ----------
+    table : ParameterTable
+        The parameters in solver units, with the solver's state.
+    task : {"regression", "classification"}
+    scale, offset : float
+        From solver units to the units of the target; 1 and 0 for classification.
+    classes : ndarray of shape (n_classes,) or None
+        The labels of a classifier, sorted.
+    feature_names : object ndarray of shape (n_features,) or None
+    training : TrainingState or None
+        None if the model cannot be trained further.
+    """
+
+    table: ParameterTable
+    task: str
+    scale: float = 1.0
+    offset: float = 0.0
+    classes: NDArray | None = None
+    feature_names: NDArray | None = None
+    training: TrainingState | None = field(default=None)
+
+    @property
+    def n_features(self) -> int:
+        return self.table.n_features
+
+    @property
+    def w0(self) -> float | NDArray[np.float64]:
+        """The intercept; of shape (n_classes,) with more than two classes."""
+        w0 = self.scale * self.table.w0 + self.offset
+        return float(w0[0]) if self.table.n_outputs == 1 else w0
+
+    @property
+    def w(self) -> NDArray:
+        """Linear weights, (n_features,) or (n_classes, n_features).
+
+        A view of the table for a classifier, computed for a regressor.
+        """
+        return self._in_target_units(self.table.w, self.scale)
+
+    @property
+    def V(self) -> NDArray:
+        """Factors, (n_features, n_factors) or (n_classes, n_features, n_factors); like `w`."""
+        return self._in_target_units(self.table.V, np.sqrt(self.scale))
+
+    def _in_target_units(self, values: NDArray, scale: float) -> NDArray:
+        values = values[0] if self.table.n_outputs == 1 else values
+        return values if scale == 1.0 else values * values.dtype.type(scale)
+
+    def score(self, rows: SparseRows, n_threads: int = 1) -> NDArray[np.float64]:
+        """Raw scores in the units of the target.
+
+        Parameters
+        ----------
+        rows : SparseRows
+            Canonical rows with as many columns as the model has features.
+        n_threads : int
+            Threads that share the rows; the result does not depend on it.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or (n_samples, n_classes) with more than two classes
+        """
+        table = self.table
+        scores = np.empty((table.n_outputs, rows.n_samples))
+
+        def score_part(output: int, start: int, stop: int) -> None:
+            core.score_rows(
+                rows.data, rows.indices, rows.indptr, start, stop,
+                table.rows[output], table.bias[output, 0], table.n_factors, scores[output],
+            )  # fmt: skip
+
+        if n_threads == 1:
+            for output in range(table.n_outputs):
+                score_part(output, 0, rows.n_samples)
+        else:
+            bounds = np.linspace(0, rows.n_samples, n_threads + 1).astype(int)
+            with ThreadPoolExecutor(n_threads) as executor:
+                parts = [
+                    executor.submit(score_part, output, start, stop)
+                    for output in range(table.n_outputs)
+                    for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+                ]
+                for part in parts:
+                    part.result()
+        if self.scale != 1.0 or self.offset != 0.0:
+            scores = self.scale * scores + self.offset
+        return scores[0] if table.n_outputs == 1 else scores.T
+
+
+def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+    """Weighted standard deviation (1 if the target is constant) and mean of a regression target."""
+    weights = weight if len(weight) else None
+    # Divided by the largest value first, so that squares of huge targets stay finite.
+    largest = float(np.abs(target).max())
+    if largest == 0.0:
+        return 1.0, 0.0
+    mean = float(np.average(target / largest, weights=weights))
+    deviation = float(np.sqrt(np.average((target / largest - mean) ** 2, weights=weights)))
+    # What rounding makes of a constant target is not a scale.
+    return (deviation * largest if deviation > 1e-12 * abs(mean) else 1.0), mean * largest
+
+
+def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-score)) without overflow."""
+    # exp only of what is not positive: exp(-|score|) <= 1.
+    e = np.exp(-np.abs(score))
+    return np.where(score >= 0, 1.0, e) / (1.0 + e)

@@ -1,0 +1,141 @@
+"""Constructor arguments: how they are stored, and the one table of what they may be.
+
+`BaseEstimator` gives `get_params`, `set_params` and a short `repr` with the contract of
+scikit-learn: the constructor stores its arguments unchanged, `fit` checks them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fmfast._sklearn import estimator_tags
+
+
+class BaseEstimator:
+    """Parameters of an estimator, read from the signature of its constructor."""
+
+    _kind: str  # "regressor" or "classifier"
+
+    @classmethod
+    def _parameter_names(cls) -> list[str]:
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor arguments by name.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            For compatibility; there are no nested estimators.
+        """
+        return {name: getattr(self, name) for name in self._parameter_names()}
+
+    def set_params(self, **params: Any) -> BaseEstimator:
+        """Change constructor arguments; they are checked at the next `fit`.
+
+        Raises
+        ------
+        ValueError
+            For a name that the constructor does not have.
+        """
+        valid = self._parameter_names()
+        for name in params:
+            if name not in valid:
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self}. Valid parameters are: {valid!r}."
+                )
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if repr(value) != repr(defaults[name].default)
+        ]
+        text = f"{type(self).__name__}({', '.join(changed)})"
+        return text if len(text) <= N_CHAR_MAX else text[: N_CHAR_MAX - 3] + "..."
+
+    def __sklearn_tags__(self) -> Any:
+        return estimator_tags(self._kind)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, (bool, np.bool_))
+        and bool(np.isfinite(float(value)))
+    )
+
+
+def _is_seed(value: Any) -> bool:
+    return (
+        value is None
+        or (_is_integer(value) and 0 <= value < 2**63)
+        or isinstance(value, (np.random.Generator, np.random.RandomState))
+    )
+
+
+def _is_callbacks(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and all(callable(f) for f in value))
+
+
+_BOOL = (lambda v: isinstance(v, (bool, np.bool_)), "True or False")
+_AT_LEAST_0 = (lambda v: _is_number(v) and v >= 0, "a finite number >= 0")
+_AT_LEAST_0_OR_NONE = (lambda v: v is None or (_is_number(v) and v >= 0), "a finite number >= 0, or None")
+_POSITIVE_OR_NONE = (lambda v: v is None or (_is_number(v) and v > 0), "a finite number > 0, or None")
+_COUNT = (lambda v: _is_integer(v) and v >= 1, "an integer >= 1")
+
+# One line per constructor argument: what makes a value valid, and how to say so.
+CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n_factors": (lambda v: _is_integer(v) and 0 <= v <= 65536, "an integer from 0 to 65536"),
+    "solver": (lambda v: isinstance(v, str), "the name of a solver"),
+    "max_iter": _COUNT,
+    "learning_rate": _POSITIVE_OR_NONE,
+    "learning_rate_decay": _AT_LEAST_0_OR_NONE,
+    "reg_w": _AT_LEAST_0_OR_NONE,
+    "reg_V": _AT_LEAST_0_OR_NONE,
+    "init_std": _AT_LEAST_0,
+    "early_stopping": _BOOL,
+    "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded"),
+    "n_iter_no_change": _COUNT,
+    "tol": _AT_LEAST_0,
+    "scoring": (lambda v: v == "loss" if isinstance(v, str) else callable(v), '"loss" or a callable'),
+    "n_jobs": (
+        lambda v: v is None or (_is_integer(v) and v != 0),
+        "None, a positive number of threads, or a negative one counted from all cores (-1: all)",
+    ),
+    "random_state": (_is_seed, "None, an integer >= 0, or a numpy Generator or RandomState"),
+    "warm_start": _BOOL,
+    "callbacks": (_is_callbacks, "None or a list of callables"),
+    "verbose": (
+        lambda v: isinstance(v, (bool, np.bool_)) or (_is_integer(v) and v >= 0),
+        "a bool or an integer >= 0",
+    ),
+    "dtype": (
+        lambda v: v is not None and str(getattr(v, "__name__", v)) in ("float32", "float64"),
+        '"float32" or "float64"',
+    ),
+}
+
+
+def check_params(estimator: BaseEstimator) -> None:
+    """Raise ValueError for the first constructor argument that is not valid."""
+    for name, value in estimator.get_params().items():
+        is_valid, expected = CONSTRAINTS[name]
+        if not is_valid(value):
+            raise ValueError(
+                f"The parameter {name} of {type(estimator).__name__} is {value!r}, expected {expected}; "
+                f"set it in the constructor or with set_params({name}=...)."
+            )

@@ -1,0 +1,5 @@
+"""Ways to move the parameters, one module each. No solver knows an estimator."""
+
+from fmfast.solvers.sgd import SOLVERS, StochasticSolver
+
+__all__ = ["SOLVERS", "StochasticSolver"]

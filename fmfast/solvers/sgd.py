@@ -1,0 +1,175 @@
+"""Stochastic solvers: one small update per sample (`sgd`, `adagrad`).
+
+They minimise
+
+    sum_i c_i [ loss(score(x_i), y_i) + sum_{j in x_i} ( reg_w / 2 w_j^2 + reg_V / 2 |v_j|^2 ) ]
+
+sample by sample, c_i being the sample's weight. The penalty of a feature counts once for every
+sample that contains it, as in libFM: an update touches only the features of its sample, and how
+strongly a feature is held does not depend on how many samples there are.
+
+The order of the samples
+------------------------
+Reading rows in full random order costs more than the arithmetic when rows are short, and forbids
+training from disk. So an epoch visits *runs* of consecutive rows in random order, `N_LANES` runs at
+a time with their rows interleaved: neighbours in the visit come from `N_LANES` random places, and
+every epoch draws a new order. Small data has runs of one row or a few: nearly a full shuffle.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmfast._dispatch import core
+from fmfast.table import BIAS_SIZE, ParameterTable
+from fmfast.validation import SparseRows
+
+N_LANES = 32
+_RUN_NNZ = 256  # nonzeros that make a run worth a jump in memory: one kilobyte of indices
+_MIN_RUNS = 4096  # below which shorter runs are better for the mixing than long ones for the speed
+_SEGMENT_NNZ = 1 << 22  # nonzeros per call of a kernel: how long Ctrl-C may have to wait
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is particular to one solver; its update itself stands in `_core.pyx`.
+
+    How the defaults were chosen is told in bench/README.md.
+    """
+
+    name: str
+    learning_rate: float
+    learning_rate_decay: float
+    state_size: int
+    initial_state: float
+
+    def configured(
+        self,
+        task: str,
+        *,
+        learning_rate: float | None = None,
+        learning_rate_decay: float | None = None,
+        reg_w: float | None = None,
+        reg_V: float | None = None,
+    ) -> StochasticSolver:
+        """The solver for "regression" or "classification", with defaults for what is None."""
+
+        def setting(given: float | None, default: float) -> float:
+            return default if given is None else float(given)
+
+        loss, reg_w_default, reg_V_default = _TASKS[task]
+        return StochasticSolver(
+            name=self.name,
+            loss=loss,
+            learning_rate=setting(learning_rate, self.learning_rate),
+            learning_rate_decay=setting(learning_rate_decay, self.learning_rate_decay),
+            reg_w=setting(reg_w, reg_w_default),
+            reg_V=setting(reg_V, reg_V_default),
+        )
+
+
+# loss, default reg_w, default reg_V
+_TASKS = {"regression": ("squared", 0.01, 0.05), "classification": ("logistic", 1e-5, 1e-5)}
+
+SOLVERS = {
+    kind.name: kind
+    for kind in (
+        _Kind("sgd", learning_rate=0.01, learning_rate_decay=0.02, state_size=0, initial_state=0.0),
+        _Kind("adagrad", learning_rate=0.1, learning_rate_decay=0.0, state_size=2, initial_state=0.01),
+    )
+}
+
+
+@dataclass(frozen=True)
+class StochasticSolver:
+    """One of `SOLVERS` with its settings.
+
+    Parameters
+    ----------
+    name : {"sgd", "adagrad"}
+    loss : {"squared", "logistic"}
+    learning_rate : float
+    learning_rate_decay : float
+        Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t).
+    reg_w, reg_V : float
+        L2 strength on w and V.
+    """
+
+    name: str
+    loss: str
+    learning_rate: float
+    learning_rate_decay: float
+    reg_w: float
+    reg_V: float
+
+    def new_table(
+        self, n_outputs: int, n_features: int, n_factors: int, dtype: np.dtype, init_std: float, seed: int
+    ) -> ParameterTable:
+        """An initialised table with room for this solver's state."""
+        kind = SOLVERS[self.name]
+        table = ParameterTable(n_outputs, n_features, n_factors, kind.state_size, dtype)
+        table.initialize(
+            init_std, seed, np.full(kind.state_size, kind.initial_state), np.full(BIAS_SIZE - 1, kind.initial_state)
+        )
+        return table
+
+    def run_epoch(
+        self,
+        table: ParameterTable,
+        output: int,
+        rows: SparseRows,
+        target: NDArray[np.float64],
+        sample_weight: NDArray[np.float64],
+        runs: NDArray[np.int64],
+        run_length: int,
+        epoch: int,
+        executor: ThreadPoolExecutor | None = None,
+    ) -> float:
+        """Visit all runs once; returns the sum of weight * loss, infinite if a score diverged.
+
+        With an executor, its threads share the runs and update the one table without locks
+        (Hogwild; Niu, Recht, Re, Wright 2011).
+        """
+        rate = self.learning_rate / (1.0 + self.learning_rate_decay * epoch)
+
+        def visit(part: NDArray[np.int64]) -> float:
+            return core.train_rows(
+                rows.data, rows.indices, rows.indptr, target, sample_weight,
+                part, run_length, N_LANES,
+                table.rows[output], table.bias[output], table.n_factors,
+                core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V,
+            )  # fmt: skip
+
+        loss_sum = 0.0
+        for segment in _segments(runs, rows.nnz):
+            if executor is None:
+                loss_sum += visit(segment)
+            else:
+                loss_sum += sum(executor.map(visit, np.array_split(segment, executor._max_workers)))
+            if not np.isfinite(loss_sum):
+                break
+        return loss_sum
+
+
+def visiting_order(n_samples: int, nnz: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], int]:
+    """(runs, run_length) of one epoch: the first row of each run, in the order of the visit.
+
+    A function of its arguments alone: a fit that is continued visits the samples like one that was
+    never interrupted.
+    """
+    mean_nnz = max(1.0, nnz / n_samples)
+    run_length = int(max(1, min(_RUN_NNZ // mean_nnz, n_samples // _MIN_RUNS)))
+    n_runs = -(-n_samples // run_length)
+    runs = np.random.default_rng([seed, epoch]).permutation(n_runs) * run_length
+    return runs.astype(np.int64, copy=False), run_length
+
+
+def _segments(runs: NDArray[np.int64], nnz: int) -> list[NDArray[np.int64]]:
+    """The runs in equal parts of whole lanes, each of about `_SEGMENT_NNZ` nonzeros."""
+    n_segments = max(1, nnz // _SEGMENT_NNZ)
+    length = -(-len(runs) // n_segments)
+    length = -(-length // N_LANES) * N_LANES
+    return [runs[start : start + length] for start in range(0, len(runs), length)]

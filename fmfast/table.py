@@ -1,0 +1,162 @@
+"""The parameter table: every number that training moves, one place in memory per feature.
+
+A row of the table belongs to one feature (column of X):
+
+    V_j (n_factors) | w_j | state of w_j | state of V_j | padding
+
+The state is what a solver remembers of a feature. Keeping it beside the parameters means that a
+feature costs one stretch of memory per sample, whatever the solver. Rows start at multiples of 16
+bytes, the table at a cache line.
+
+This module knows the layout and nothing of solvers, losses or estimators.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmfast import _table
+
+_ROW_ALIGNMENT = 16  # bytes
+_TABLE_ALIGNMENT = 64  # bytes: a cache line
+BIAS_SIZE = 3  # w0 and up to two numbers of state, always float64
+
+
+class ParameterTable:
+    """Parameters and solver state of one or more outputs (classes) over the same features.
+
+    Parameters
+    ----------
+    n_outputs, n_features, n_factors : int
+        Sizes; `n_factors` may be 0.
+    state_size : int
+        Numbers of solver state per feature.
+    dtype : numpy dtype
+        float32 or float64.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_outputs, n_features, stride)
+        The table itself. Not initialised: see `initialize`.
+    bias : float64 ndarray of shape (n_outputs, BIAS_SIZE)
+        w0 and its state, per output.
+    """
+
+    def __init__(
+        self, n_outputs: int, n_features: int, n_factors: int, state_size: int, dtype: np.dtype
+    ) -> None:
+        self.n_factors = n_factors
+        self.state_size = state_size
+        dtype = np.dtype(dtype)
+        quantum = _ROW_ALIGNMENT // dtype.itemsize
+        stride = -(-(n_factors + 1 + state_size) // quantum) * quantum
+        self.rows = _aligned_empty((n_outputs, n_features, stride), dtype)
+        self.bias: NDArray[np.float64] = np.zeros((n_outputs, BIAS_SIZE))
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    @property
+    def n_outputs(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def w0(self) -> NDArray[np.float64]:
+        """(n_outputs,), a view."""
+        return self.bias[:, 0]
+
+    @property
+    def w(self) -> NDArray:
+        """(n_outputs, n_features), a view."""
+        return self.rows[:, :, self.n_factors]
+
+    @property
+    def V(self) -> NDArray:
+        """(n_outputs, n_features, n_factors), a view."""
+        return self.rows[:, :, : self.n_factors]
+
+    @property
+    def state(self) -> NDArray:
+        """(n_outputs, n_features, state_size), a view."""
+        start = self.n_factors + 1
+        return self.rows[:, :, start : start + self.state_size]
+
+    def initialize(self, init_std: float, seed: int, state: NDArray, bias_state: NDArray) -> None:
+        """Random V, zero w and w0, and the given initial state.
+
+        Parameters
+        ----------
+        init_std : float
+            Standard deviation of the elements of V; each depends on (seed, output, feature, factor) only.
+        seed : int
+            0 <= seed < 2^63.
+        state : float64 ndarray of shape (state_size,)
+            State of every feature.
+        bias_state : float64 ndarray of shape (BIAS_SIZE - 1,)
+            State of w0.
+        """
+        padded = np.zeros(self.rows.shape[2] - self.n_factors - 1)
+        padded[: len(state)] = state
+        self.bias[:, 0] = 0.0
+        self.bias[:, 1:] = bias_state
+        for output, rows in enumerate(self.rows):
+            _table.fill_rows(rows, 0, self.n_factors, init_std, seed + output, padded)
+
+    def all_finite(self) -> bool:
+        return bool(np.isfinite(self.bias).all()) and all(_table.all_finite(rows) for rows in self.rows)
+
+    def __getstate__(self) -> dict:
+        # Without the padding, and aligned again after unpickling.
+        return {
+            "n_factors": self.n_factors,
+            "bias": self.bias,
+            "content": self.rows[:, :, : self.n_factors + 1 + self.state_size],
+        }
+
+    def __setstate__(self, state: dict) -> None:
+        content = state["content"]
+        n_outputs, n_features, n_used = content.shape
+        self.__init__(  # type: ignore[misc]
+            n_outputs, n_features, state["n_factors"], n_used - state["n_factors"] - 1, content.dtype
+        )
+        self.rows[:, :, n_used:] = 0
+        self.rows[:, :, :n_used] = content
+        self.bias[:] = state["bias"]
+
+
+class TableBackup:
+    """What a table held in the rows that training may touch, so that training can be undone.
+
+    Costs as much memory as these rows, however large the table is.
+    """
+
+    def __init__(self, table: ParameterTable, features: NDArray[np.intp]) -> None:
+        self._table = table
+        # A slice copies faster than a list of all rows.
+        self._features = slice(None) if len(features) == table.n_features else features
+        self.update()
+
+    def update(self) -> None:
+        """Keep what the table holds now."""
+        rows = self._table.rows[:, self._features]
+        self._rows = rows.copy() if rows.base is not None else rows
+        self._bias = self._table.bias.copy()
+
+    def restore(self) -> None:
+        """Put back what was kept."""
+        self._table.rows[:, self._features] = self._rows
+        self._table.bias[:] = self._bias
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """An uninitialised array that starts at a cache line."""
+    n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    buffer = np.empty(n_bytes + _TABLE_ALIGNMENT, dtype=np.uint8)
+    start = -buffer.ctypes.data % _TABLE_ALIGNMENT
+    return buffer[start : start + n_bytes].view(dtype).reshape(shape)
