@@ -7,7 +7,7 @@ The NumPy clone itself is `fmfast.numpy_baseline`. It lives in the package and n
 demo of an installed wheel trains it too (`fmfast demo`), and the tests of the kernel take it as their
 oracle.
 
-Three programs are timed, float32, same parameters at the start, one thread each (SciPy's sparse products
+Three programs are timed, float32, same parameters at the start, default settings of the estimators, one thread each (SciPy's sparse products
 have one, and the dot products of a few numbers are too short for the threads of a BLAS):
 
     kernel       one call of the compiled kernel through `fmfast.solvers`, per-sample updates
@@ -21,6 +21,10 @@ it visits the first rows only, and its time is scaled up to all rows.
 The score is that of the test rows after the same number of epochs (--epochs): root mean squared
 error of a target with standard deviation 1, or log loss. Per-sample NumPy reaches that of the kernel
 and is only trained to show it where this takes seconds.
+
+An epoch of mini-batches is cheaper than one of single samples, but learns less. So the last column is
+the time to a common score, the best that all of them reach within --epochs: number of epochs needed
+times the median time of one.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import scipy
@@ -38,14 +44,13 @@ from bench.workloads import WORKLOADS, Workload
 from fmfast import _dispatch, numpy_baseline
 from fmfast.datasets import load_chess_endgame
 from fmfast.numpy_baseline import Parameters
-from fmfast.solvers.sgd import StochasticSolver, visiting_order
+from fmfast.solvers.sgd import SOLVERS, StochasticSolver, visiting_order
 from fmfast.validation import check_X
 
 SUBSET_ROWS = 21_000  # of the rows, for per-sample NumPy
-INIT_STD, ACCUMULATOR = 0.1, 0.01
-LEARNING_RATE = {"adagrad": 0.1, "sgd": 0.01}
+INIT_STD = 0.1
 # A batch of SGD adds up 1024 gradients; at the rate of single samples it diverges.
-BATCH_LEARNING_RATE = {"adagrad": 0.1, "sgd": 0.0003}
+BATCH_RATE_FACTOR = {"adagrad": 1.0, "sgd": 0.03}
 
 
 def load(name: str, scale: float) -> Workload:
@@ -67,11 +72,11 @@ def load(name: str, scale: float) -> Workload:
 class Kernel:
     """Epochs of the compiled kernel."""
 
-    def __init__(self, w: Workload, start: Parameters, solver: str, loss: str) -> None:
+    def __init__(self, w: Workload, start: Parameters, solver: StochasticSolver) -> None:
         self.rows = check_X(w.X_train, dtype=np.dtype(np.float32))
         self.y, self.parameters, self.epoch = w.y_train.astype(np.float64), start, 0
-        self.solver = StochasticSolver(solver, loss, LEARNING_RATE[solver], 0.0, 0.0, 0.0)
-        self.table = self.solver.new_table(1, *start.V.shape, np.dtype(np.float32), INIT_STD, 0)
+        self.solver = solver
+        self.table = solver.new_table(1, *start.V.shape, np.dtype(np.float32), INIT_STD, 0)
         self.table.V[0] = start.V
 
     def run_epoch(self) -> None:
@@ -87,14 +92,20 @@ class Kernel:
 class PerSample:
     """Epochs of per-sample NumPy, on the first n_rows rows."""
 
-    def __init__(self, w: Workload, start: Parameters, solver: str, loss: str, n_rows: int) -> None:
+    def __init__(self, w: Workload, start: Parameters, solver: StochasticSolver, n_rows: int) -> None:
         self.X, self.y, self.parameters = w.X_train[:n_rows], w.y_train[:n_rows], start
-        self.settings = {"solver": solver, "loss": loss, "learning_rate": LEARNING_RATE[solver]}
-        self.rng = np.random.default_rng(0)
+        self.solver, self.epoch = solver, 0
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the kernel, for this epoch."""
+        s = self.solver
+        rate = s.learning_rate / (1.0 + s.learning_rate_decay * self.epoch)
+        self.epoch += 1
+        return {"solver": s.name, "loss": s.loss, "learning_rate": rate, "reg_w": s.reg_w, "reg_V": s.reg_V}
 
     def run_epoch(self) -> None:
-        order = self.rng.permutation(self.X.shape[0])
-        numpy_baseline.train_epoch(self.X, self.y, self.parameters, order=order, **self.settings)
+        order = np.random.default_rng(self.epoch).permutation(self.X.shape[0])
+        numpy_baseline.train_epoch(self.X, self.y, self.parameters, order=order, **self.settings())
 
     def trained(self) -> Parameters:
         return self.parameters
@@ -103,12 +114,12 @@ class PerSample:
 class MiniBatch(PerSample):
     """Epochs of mini-batch NumPy."""
 
-    def __init__(self, w: Workload, start: Parameters, solver: str, loss: str) -> None:
-        super().__init__(w, start, solver, loss, w.X_train.shape[0])
-        self.settings["learning_rate"] = BATCH_LEARNING_RATE[solver]
+    def __init__(self, w: Workload, start: Parameters, solver: StochasticSolver) -> None:
+        rate = solver.learning_rate * BATCH_RATE_FACTOR[solver.name]
+        super().__init__(w, start, replace(solver, learning_rate=rate), w.X_train.shape[0])
 
     def run_epoch(self) -> None:
-        numpy_baseline.train_epoch_mini_batch(self.X, self.y, self.parameters, **self.settings)
+        numpy_baseline.train_epoch_mini_batch(self.X, self.y, self.parameters, **self.settings())
 
 
 def test_score(w: Workload, p: Parameters) -> float:
@@ -127,46 +138,44 @@ def seconds(run: Callable[[], None]) -> float:
 
 def compare(w: Workload, n_factors: int, solver: str, epochs: int, rounds: int) -> None:
     """Train and time the three programs on one workload; print one line for each."""
-    loss = "squared" if w.task == "regression" else "logistic"
-    n_rows = w.X_train.shape[0]
+    n_rows, n_columns = w.X_train.shape
     n_subset = min(n_rows, SUBSET_ROWS)
     whole = n_subset == n_rows
+    kind = SOLVERS[solver]
+    configured = kind.configured(w.task, row_norm=abs(w.X_train).sum() / n_rows)
     rng = np.random.default_rng(0)
     start = Parameters.create(
-        w.X_train.shape[1],
-        n_factors,
-        rng,
-        init_std=INIT_STD,
-        initial_accumulator=ACCUMULATOR,
-        dtype="float32",
+        n_columns, n_factors, rng, init_std=INIT_STD, initial_accumulator=kind.initial_state, dtype="float32"
     )
     programs = {
-        "kernel": Kernel(w, start.copy(), solver, loss),
-        "mini-batch": MiniBatch(w, start.copy(), solver, loss),
-        "per-sample": PerSample(w, start.copy(), solver, loss, n_subset),
+        "kernel": Kernel(w, start.copy(), configured),
+        "mini-batch": MiniBatch(w, start.copy(), configured),
+        "per-sample": PerSample(w, start.copy(), configured, n_subset),
     }
     times: dict[str, list[float]] = {name: [] for name in programs}
-    reached = {}
+    scores: dict[str, list[float]] = {name: [] for name in programs}
     for epoch in range(max(rounds, epochs)):
         for name, program in programs.items():
-            if name == "per-sample" and epoch >= (epochs if whole else 2):
+            partial = name == "per-sample" and not whole
+            if partial and epoch >= 2:
                 continue
-            factor = n_rows / n_subset if name == "per-sample" else 1.0
-            times[name].append(factor * seconds(program.run_epoch))
-            if epoch == epochs - 1:
-                reached[name] = test_score(w, program.trained())
+            times[name].append((n_rows / n_subset if partial else 1.0) * seconds(program.run_epoch))
+            if epoch < epochs and not partial:
+                scores[name].append(test_score(w, program.trained()))
 
-    kernel = median(times["kernel"])
+    common = max(min(of_epochs) for of_epochs in scores.values() if of_epochs)
     metric = "RMSE" if w.task == "regression" else "log loss"
-    for name in programs:
+    for name, of_epochs in scores.items():
         t = median(times[name])
-        score = f"{reached[name]:.4f}" if name in reached else "-"
-        note = "" if name != "per-sample" or whole else f"  (timed on {n_subset:,} rows, scaled)"
-        print(
-            f"{w.name:6} k={n_factors:<3} {solver:8} {name:11} {1e3 * t:12.2f} ms/epoch  "
-            f"{t / kernel:8.1f}x the kernel   {metric} {score}{note}",
-            flush=True,
-        )
+        line = f"{w.name:6} k={n_factors:<3} {solver:8} {name:11} {1e3 * t:10.2f} ms/epoch"
+        line += f"{t / median(times['kernel']):7.1f} x kernel"
+        if of_epochs:
+            n_epochs = 1 + next(i for i, score in enumerate(of_epochs) if score <= common)
+            line += f"   {metric} {of_epochs[-1]:.4f}"
+            line += f"   {n_epochs:3} epochs, {n_epochs * t:7.3f} s to {common:.4f}"
+        else:
+            line += f"   (timed on {n_subset:,} rows, scaled)"
+        print(line, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -186,8 +186,9 @@ cdef inline void step_factors(
         g_f = dloss x_j (s_f - v_f x_j) + reg_V v_f = dloss_x s_f + decay v_f
 
         sgd      v -= learning_rate * g
-        adagrad  G += mean_f g_f^2;  v -= learning_rate / sqrt(G) * g
-                 (one accumulator per row: half the memory traffic of one per element)
+        adagrad  G += sum_f g_f^2;  v -= learning_rate / sqrt(G) * g
+                 (one accumulator per row: half the memory traffic of one per element, and
+                 the best learning rate does not depend on n_factors)
     """
     cdef Py_ssize_t f
     cdef floating g, rate
@@ -201,7 +202,7 @@ cdef inline void step_factors(
             g = dloss_x * s[f] + decay * v[f]
             total += g * g
         if n_factors > 0:
-            state[0] += total / n_factors
+            state[0] += total
             rate = <floating>settings.learning_rate / <floating>sqrt(state[0])
             for f in range(n_factors):
                 v[f] -= rate * (dloss_x * s[f] + decay * v[f])

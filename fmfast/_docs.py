@@ -1,6 +1,7 @@
 """The documentation that estimators share, so that each sentence stands in one place.
 
-`documented` replaces {parameters} in the docstring of a class and {fit}, {partial_fit} in those of its methods.
+`documented` replaces {parameters} in the docstring of a class, and {fit} and {partial_fit} in those of its
+methods.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ n_factors : int, default=16
 solver : {"adagrad", "sgd"}, default="adagrad"
     "adagrad" adapts the step of each feature to how often it was seen (Duchi, Hazan, Singer 2011; one
     accumulator for w_j and one for the whole v_j); "sgd" is plain stochastic gradient descent.
-max_iter : int, default=20
+max_iter : int, default=10
     Epochs (passes over the data).
 learning_rate : float or None, default=None
-    Step size. None: 0.1 for "adagrad", 0.01 for "sgd".
+    Step size. None: for "adagrad" 0.2 in a regressor and 0.5 in a classifier, for "sgd" 0.01; divided by
+    (the mean over the rows of sum_j |x_ij|) / 10 where that is more than 1.
 learning_rate_decay : float or None, default=None
-    Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t). None: 0.02 for "sgd", 0 for "adagrad".
+    Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t). None: 0.02 for "sgd", 0 for
+    "adagrad".
 reg_w, reg_V : float or None, default=None
     Strength of the L2 penalties reg_w / 2 * w_j^2 and reg_V / 2 * |v_j|^2, which count once for every sample
-    that contains feature j. None: 0.01 and 0.05 for a regressor, 1e-5 and 1e-5 for a classifier.
-init_std : float, default=0.05
+    that contains feature j. None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier.
+init_std : float, default=0.02
     Standard deviation of the random numbers with which V starts.
 early_stopping : bool, default=False
     Stop when the validation score has stopped improving, and keep the best epoch. The validation data is
@@ -63,9 +66,9 @@ V_ : ndarray of shape (n_features, n_factors) or (n_classes, n_features, n_facto
 n_iter_ : int
     Epochs of the last `fit` or `partial_fit`.
 history_ : list of dict
-    One record per epoch since training began: "epoch" (from 1), "loss" (mean squared error or log loss over the
-    training data, each sample's taken before its update), "validation_score" (None without validation data),
-    "seconds" (of the updates alone).
+    One record per epoch since training began: "epoch" (from 1), "loss" (mean squared error or log loss over
+    the training data, each sample's taken before its update), "validation_score" (None without validation
+    data), "seconds" (of the updates alone).
 model_ : FMModel
     The trained model with its parameter table.
 n_features_in_ : int

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fmfast import __version__, demo
+
 __all__ = ["main"]
 
 
@@ -51,40 +53,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fmfast", description="Factorization machines, fast, on an ordinary CPU."
     )
+    parser.add_argument("--version", action="version", version=f"fmfast {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     return parser
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
+    parser = commands.add_parser(
         "demo",
         help="learn a chess endgame and compare with NumPy; under a minute",
-        description="Learn a chess endgame from the data that ships with fmfast; compare with a linear model, "
-        "with all pairs of columns, and with NumPy; write a model file and a picture of the learning curves.",
+        description="Learn a chess endgame from the data that ships with fmfast; compare with a linear "
+        "model, all pairs of columns, and NumPy; write a model file and a picture of the learning curves.",
     )
-    demo.add_argument(
+    parser.add_argument(
         "--output",
         metavar="DIR",
         default="fmfast_demo",
         help="directory for the files (default: %(default)s)",
     )
-    demo.add_argument("--no-picture", action="store_true", help="write no picture (it needs matplotlib)")
-    demo.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    demo.add_argument(
+    parser.add_argument("--no-picture", action="store_true", help="write no picture (it needs matplotlib)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
         "--numpy-seconds",
         type=_seconds,
         default=25.0,
         metavar="S",
         help="limit for training with per-sample NumPy; one epoch at least (default: %(default)g)",
     )
-    demo.set_defaults(command=_demo)
+    parser.set_defaults(command=_demo)
 
 
 def _demo(args: argparse.Namespace) -> None:
-    # Imported here, so that --help and wrong usage answer at once.
-    from fmfast import demo
-
     def say(text: str) -> None:
         if not args.quiet:
             print(text, flush=True)

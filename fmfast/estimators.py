@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fmfast import validation as check
-from fmfast._sklearn import not_fitted_error
 from fmfast._docs import documented
+from fmfast._sklearn import not_fitted_error
 from fmfast.metrics import r2_score
 from fmfast.model import FMModel, TrainingState, scale_and_offset
 from fmfast.modelfile import save_model
@@ -30,7 +31,7 @@ from fmfast.training import (
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
 
-class _FactorizationMachine(BaseEstimator):
+class _FactorizationMachine(BaseEstimator, ABC):
     """What regressor and classifier share: data in, training, scores out."""
 
     _task: str
@@ -46,12 +47,12 @@ class _FactorizationMachine(BaseEstimator):
         n_factors: int = 16,
         *,
         solver: str = "adagrad",
-        max_iter: int = 20,
+        max_iter: int = 10,
         learning_rate: float | None = None,
         learning_rate_decay: float | None = None,
         reg_w: float | None = None,
         reg_V: float | None = None,
-        init_std: float = 0.05,
+        init_std: float = 0.02,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -125,7 +126,7 @@ class _FactorizationMachine(BaseEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any) -> Self:
         """Check everything, then train: a new model, or with warm_start the present one."""
         check_params(self)
-        solver = self._solver()
+        self._check_solver()
         names = check.feature_names_of(X)
         rows = self._check_X(X)
         target = self._target(y, rows.n_samples)
@@ -134,40 +135,39 @@ class _FactorizationMachine(BaseEstimator):
         if continued:
             model = self._continued_model(rows, X, "warm_start=True")
         else:
-            meaning = self._meaning(target, weight)
-            model = self._new_model(rows.n_features, names, solver, meaning)
+            model = self._new_model(rows, names, self._meaning(target, weight))
         examples = self._examples(model, rows, target, weight)
         validation = None
         if eval_set is not None:
             validation = self._check_eval_set(model, eval_set)
         elif self.early_stopping:
             examples, validation = self._split(examples, _seed_of(model))
-        return self._train(model, solver, examples, validation, self._stopping(), is_new=not continued)
+        return self._train(model, examples, validation, self._stopping(), is_new=not continued)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         """One epoch over a batch, in the present model or a new one."""
         check_params(self)
-        solver = self._solver()
+        self._check_solver()
         names = check.feature_names_of(X)
         rows = self._check_X(X)
         target = self._target(y, rows.n_samples)
         weight = check.check_sample_weight(sample_weight, rows.n_samples)
         is_new = "model_" not in self.__dict__
         if is_new:
-            model = self._new_model(rows.n_features, names, solver, self._meaning(target, weight, classes))
+            model = self._new_model(rows, names, self._meaning(target, weight, classes))
         else:
             model = self._continued_model(rows, X, "partial_fit")
             self._check_same_classes(classes)
         examples = self._examples(model, rows, target, weight)
-        return self._train(model, solver, examples, None, Stopping(max_iter=1), is_new=is_new)
+        return self._train(model, examples, None, Stopping(max_iter=1), is_new=is_new)
 
+    @abstractmethod
     def _target(self, y: Any, n_samples: int) -> NDArray:
         """The target as it came, checked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _meaning(self, target: NDArray, weight: NDArray, classes: Any = None) -> dict[str, Any]:
         """What the scores of a new model mean: the arguments of FMModel for it."""
-        raise NotImplementedError
 
     def _check_same_classes(self, classes: Any) -> None:
         """Refuse classes that differ from those of the model."""
@@ -180,21 +180,24 @@ class _FactorizationMachine(BaseEstimator):
     def _check_eval_set(self, model: FMModel, eval_set: Any) -> Examples:
         if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
             raise ValueError(
-                f"eval_set is a {type(eval_set).__name__} that is no pair, expected (X, y) with the validation data."
+                f"eval_set is a {type(eval_set).__name__} that is no pair, expected (X, y) to validate on."
             )
         X, y = eval_set
         rows = self._check_X(X, "the X of eval_set")
         check.check_n_features(rows, model.n_features, type(self).__name__)
         return self._examples(model, rows, self._target(y, rows.n_samples), np.empty(0))
 
-    def _solver(self) -> StochasticSolver:
+    def _check_solver(self) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(
                 f"The parameter solver of {type(self).__name__} is {self.solver!r}, expected one of "
                 f"{', '.join(map(repr, SOLVERS))}."
             )
+
+    def _solver(self, row_norm: float) -> StochasticSolver:
         return SOLVERS[self.solver].configured(
             self._task,
+            row_norm,
             learning_rate=self.learning_rate,
             learning_rate_decay=self.learning_rate_decay,
             reg_w=self.reg_w,
@@ -220,8 +223,8 @@ class _FactorizationMachine(BaseEstimator):
         if model.training is None or model.training.solver != self.solver:
             before = None if model.training is None else model.training.solver
             raise ValueError(
-                f"{what} continues a model trained by solver={before!r}, but solver is now {self.solver!r}; set it "
-                "back, or fit anew with warm_start=False."
+                f"{what} continues a model trained by solver={before!r}, but solver is now {self.solver!r}; "
+                "set it back, or fit anew with warm_start=False."
             )
         for parameter, now, then in (
             ("n_factors", self.n_factors, model.table.n_factors),
@@ -229,27 +232,28 @@ class _FactorizationMachine(BaseEstimator):
         ):
             if now != then:
                 raise ValueError(
-                    f"{what} continues a model with {parameter}={then}, but {parameter} is now {now}; set it back, "
-                    "or fit anew with warm_start=False."
+                    f"{what} continues a model with {parameter}={then}, but {parameter} is now {now}; "
+                    "set it back, or fit anew with warm_start=False."
                 )
         return model
 
-    def _new_model(
-        self, n_features: int, names: NDArray | None, solver: StochasticSolver, meaning: dict[str, Any]
-    ) -> FMModel:
-        seed = self._seed()
+    def _new_model(self, rows: check.SparseRows, names: NDArray | None, meaning: dict[str, Any]) -> FMModel:
+        training = TrainingState(self.solver, self._seed(), rows.mean_row_norm())
         classes = meaning.get("classes")
         n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
-        table = solver.new_table(
-            n_outputs, n_features, int(self.n_factors), np.dtype(self.dtype), float(self.init_std), seed
+        table = self._solver(training.row_norm).new_table(
+            n_outputs,
+            rows.n_features,
+            int(self.n_factors),
+            np.dtype(self.dtype),
+            float(self.init_std),
+            training.seed,
         )
-        training = TrainingState(self.solver, seed)
         return FMModel(table, self._task, feature_names=names, training=training, **meaning)
 
     def _train(
         self,
         model: FMModel,
-        solver: StochasticSolver,
         examples: Examples,
         validation: Examples | None,
         stopping: Stopping,
@@ -257,9 +261,10 @@ class _FactorizationMachine(BaseEstimator):
         is_new: bool,
     ) -> Self:
         """Train, and publish the outcome only if that succeeds."""
+        assert model.training is not None
         history = train(
             model,
-            solver,
+            self._solver(model.training.row_norm),
             examples,
             stopping=stopping,
             validation=validation,
@@ -305,8 +310,8 @@ class _FactorizationMachine(BaseEstimator):
         if n_validation == 0 or n_validation == n_samples:
             raise ValueError(
                 f"early_stopping=True sets {n_validation} of {n_samples} samples apart for validation "
-                f"(validation_fraction={self.validation_fraction:g}), which leaves a part empty; give more samples, an "
-                "eval_set, or early_stopping=False."
+                f"(validation_fraction={self.validation_fraction:g}), which leaves a part empty; give "
+                "more samples, an eval_set, or early_stopping=False."
             )
         return examples.take(np.sort(order[n_validation:])), examples.take(np.sort(order[:n_validation]))
 
@@ -318,7 +323,8 @@ class _FactorizationMachine(BaseEstimator):
     def _fitted_model(self, method: str) -> FMModel:
         if "model_" not in self.__dict__:
             raise not_fitted_error()(
-                f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; call fit first."
+                f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; "
+                "call fit first."
             )
         return self.model_
 
@@ -425,8 +431,8 @@ class FMRegressor(_FactorizationMachine):
 class FMClassifier(_FactorizationMachine):
     """Factorization machine for classes: clicks, purchases, categories.
 
-    Minimises the log loss. More than two classes are learned one versus rest, in one pass over shared columns.
-    Labels may be of any type that can be sorted.
+    Minimises the log loss. More than two classes are learned one versus rest. Labels may be of any type that
+    can be sorted.
 
     {parameters}
     classes_ : ndarray of shape (n_classes,)
@@ -472,7 +478,7 @@ class FMClassifier(_FactorizationMachine):
         """
         if classes is None and "model_" not in self.__dict__:
             raise ValueError(
-                "classes must be passed on the first call to partial_fit: it names every label that may ever occur."
+                "classes must be passed on the first call to partial_fit: every label that may occur."
             )
         return self._partial_fit(X, y, sample_weight, classes)
 
@@ -550,6 +556,6 @@ class FMClassifier(_FactorizationMachine):
         given = check.find_classes(check.check_labels(classes, None))
         if len(given) != len(self.classes_) or (given != self.classes_).any():
             raise ValueError(
-                f"classes is {given.tolist()!r}, but the first call to partial_fit had {self.classes_.tolist()!r}; "
-                "leave it out, or fit anew."
+                f"classes is {given.tolist()!r}, but the first call to partial_fit had "
+                f"{self.classes_.tolist()!r}; leave it out, or fit anew."
             )

@@ -13,7 +13,8 @@ presents everything in the units of the target:
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,22 @@ from fmfast.validation import SparseRows
 
 @dataclass
 class TrainingState:
-    """What is needed, besides the table, to go on training as if it had never stopped."""
+    """What is needed, besides the table, to go on training as if it had never stopped.
+
+    Attributes
+    ----------
+    solver : str
+    seed : int
+        Of V and of the order of the samples.
+    row_norm : float
+        Mean of sum_j |x_ij| over the rows of the first training data; default learning rates depend on it.
+    n_epochs : int
+        Epochs so far.
+    """
 
     solver: str
     seed: int
+    row_norm: float
     n_epochs: int = 0
 
 
@@ -56,7 +69,7 @@ class FMModel:
     offset: float = 0.0
     classes: NDArray | None = None
     feature_names: NDArray | None = None
-    training: TrainingState | None = field(default=None)
+    training: TrainingState | None = None
 
     @property
     def n_features(self) -> int:
@@ -117,7 +130,7 @@ class FMModel:
                 parts = [
                     executor.submit(score_part, output, start, stop)
                     for output in range(table.n_outputs)
-                    for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+                    for start, stop in pairwise(bounds)
                 ]
                 for part in parts:
                     part.result()

@@ -88,7 +88,7 @@ class Parameters:
         rng: np.random.Generator,
         *,
         init_std: float = 0.1,
-        initial_accumulator: float = 0.01,
+        initial_accumulator: float = 1.0,
         dtype: DTypeLike = np.float64,
     ) -> Parameters:
         """Parameters before training: w0 = 0, w = 0, V ~ N(0, init_std^2).
@@ -203,11 +203,11 @@ def dloss(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
 def _row_square(g: NDArray[Any]) -> NDArray[Any]:
     """What a gradient of rows of V, shape (n_rows, n_factors), adds to G_V, shape (n_rows,).
 
-        mean_f g_jf^2
+        sum_f g_jf^2
 
     One accumulator for a whole row: all factors of a feature share one learning rate.
     """
-    return _row_dot(g, g) / g.shape[1]
+    return _row_dot(g, g)
 
 
 def _step(solver: str, learning_rate: float, theta: Any, G: Any, g: Any, square: Any) -> tuple[Any, Any]:

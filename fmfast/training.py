@@ -21,7 +21,7 @@ from fmfast.exceptions import DivergenceError
 from fmfast.model import FMModel, sigmoid
 from fmfast.solvers import StochasticSolver
 from fmfast.solvers.sgd import visiting_order
-from fmfast.table import TableBackup
+from fmfast.table import ParameterTable, TableBackup
 from fmfast.validation import SparseRows
 
 Callback = Callable[[dict[str, Any]], Any]
@@ -98,66 +98,100 @@ def train(
     DivergenceError
         If a score or parameter is no longer finite.
     """
-    assert model.training is not None
-    rows = examples.rows
+    training = model.training
+    assert training is not None
+    features = examples.rows.present_features() if undoable or stopping.early else np.empty(0, dtype=np.intp)
+    backup = TableBackup(model.table, features) if undoable else None
+    best = _BestEpoch(model.table, features, stopping) if stopping.early else None
     targets = list(_solver_targets(model, examples.target))
-    touched = rows.present_features() if (undoable or stopping.early) else None
+    n_epochs_before = training.n_epochs
     history: list[dict[str, Any]] = []
-    n_epochs_before = model.training.n_epochs
-    backup = TableBackup(model.table, touched) if undoable else None
-    best_score, best_epoch, best = -np.inf, 0, None
     try:
         with _thread_pool(n_threads) as executor:
             for _ in range(stopping.max_iter):
-                epoch = model.training.n_epochs
                 started = time.perf_counter()
-                runs, run_length = visiting_order(rows.n_samples, rows.nnz, model.training.seed, epoch)
-                loss = 0.0
-                for output, target in enumerate(targets):
-                    loss += solver.run_epoch(
-                        model.table, output, rows, target, examples.weight, runs, run_length, epoch, executor
-                    )
+                loss = _run_epoch(model, solver, examples, targets, executor)
                 seconds = time.perf_counter() - started
-                if not np.isfinite(loss):
-                    raise _divergence(solver, rows, epoch)
-                model.training.n_epochs = epoch + 1
+                training.n_epochs += 1
                 record = {
-                    "epoch": epoch + 1,
+                    "epoch": training.n_epochs,
                     "loss": _reported_loss(model, loss / examples.total_weight),
                     "validation_score": None,
                     "seconds": seconds,
                 }
                 if validation is not None:
-                    record["validation_score"] = _validation_score(
-                        model, validation, scoring, n_threads, solver, rows, epoch
-                    )
+                    raw = model.score(validation.rows, n_threads)
+                    if not np.isfinite(raw).all():
+                        raise _divergence(solver, examples.rows, training.n_epochs)
+                    record["validation_score"] = _validation_score(model, raw, validation, scoring)
                 history.append(record)
                 if verbose:
                     print(_progress_line(record), flush=True)
-                stop = any([callback(dict(record)) for callback in callbacks])
-                if stopping.early:
-                    score = record["validation_score"]
-                    if score > best_score + (stopping.tol if best is not None else 0.0):
-                        best_score, best_epoch = score, len(history)
-                        if best is None:
-                            best = TableBackup(model.table, touched)
-                        else:
-                            best.update()
-                    elif len(history) - best_epoch >= stopping.n_iter_no_change:
-                        stop = True
+                stop = False
+                for callback in callbacks:
+                    stop = bool(callback(dict(record))) or stop
+                if best is not None:
+                    stop = best.is_past(record) or stop
                 if stop:
                     break
-        if best is not None and best_epoch < len(history):
+        if best is not None:
             best.restore()
         if not model.table.all_finite():
-            raise _divergence(solver, rows, model.training.n_epochs - 1)
+            raise _divergence(solver, examples.rows, training.n_epochs)
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
         if backup is not None:
             backup.restore()
-        model.training.n_epochs = n_epochs_before
+        training.n_epochs = n_epochs_before
         raise
     return history
+
+
+class _BestEpoch:
+    """Keeps the parameters of the best epoch so far, and tells when the best is past."""
+
+    def __init__(self, table: ParameterTable, features: NDArray[np.intp], stopping: Stopping) -> None:
+        self._stopping = stopping
+        self._backup = TableBackup(table, features)
+        self._score: float | None = None
+        self._n_worse = 0
+
+    def is_past(self, record: dict[str, Any]) -> bool:
+        """Take note of an epoch; true once `n_iter_no_change` epochs in turn have been no better."""
+        score = record["validation_score"]
+        if self._score is None or score > self._score + self._stopping.tol:
+            self._score = score
+            self._n_worse = 0
+            self._backup.update()
+        else:
+            self._n_worse += 1
+        return self._n_worse >= self._stopping.n_iter_no_change
+
+    def restore(self) -> None:
+        """Put back the parameters of the best epoch."""
+        if self._n_worse:
+            self._backup.restore()
+
+
+def _run_epoch(
+    model: FMModel,
+    solver: StochasticSolver,
+    examples: Examples,
+    targets: Sequence[NDArray[np.float64]],
+    executor: ThreadPoolExecutor | None,
+) -> float:
+    """One epoch of every output; returns the sum of weight * loss."""
+    assert model.training is not None
+    rows, epoch = examples.rows, model.training.n_epochs
+    runs, run_length = visiting_order(rows.n_samples, rows.nnz, model.training.seed, epoch)
+    loss = 0.0
+    for output, target in enumerate(targets):
+        loss += solver.run_epoch(
+            model.table, output, rows, target, examples.weight, runs, run_length, epoch, executor
+        )
+    if not np.isfinite(loss):
+        raise _divergence(solver, rows, epoch + 1)
+    return loss
 
 
 def count_threads(n_jobs: int | None) -> int:
@@ -198,17 +232,8 @@ def _reported_loss(model: FMModel, mean_loss: float) -> float:
 
 
 def _validation_score(
-    model: FMModel,
-    validation: Examples,
-    scoring: Scoring | None,
-    n_threads: int,
-    solver: StochasticSolver,
-    rows: SparseRows,
-    epoch: int,
+    model: FMModel, raw: NDArray[np.float64], validation: Examples, scoring: Scoring | None
 ) -> float:
-    raw = model.score(validation.rows, n_threads)
-    if not np.isfinite(raw).all():
-        raise _divergence(solver, rows, epoch)
     if scoring is None:
         return -mean_loss(model, raw, validation)
     if model.classes is None:
@@ -218,8 +243,8 @@ def _validation_score(
         score = float(scoring(labels, class_probabilities(raw)))
     if np.isnan(score):
         raise ValueError(
-            f"The scoring function returned NaN after epoch {epoch + 1}, expected a number, higher being better; "
-            "correct it, or use scoring='loss'."
+            "The scoring function returned NaN, expected a number (higher is better); correct it, or use "
+            "scoring='loss'."
         )
     return score
 
@@ -256,8 +281,8 @@ def _progress_line(record: dict[str, Any]) -> str:
 
 def _divergence(solver: StochasticSolver, rows: SparseRows, epoch: int) -> DivergenceError:
     return DivergenceError(
-        f"Training with solver {solver.name!r} diverged in epoch {epoch + 1} at learning_rate="
-        f"{solver.learning_rate:g} (the largest |x| is {rows.largest_value():g}): scores are no longer finite. "
-        "Nothing was changed; use a smaller learning_rate or init_std, a larger reg_V, or scale the columns of X "
-        "to about 1."
+        f"Training with solver {solver.name!r} diverged in epoch {epoch} at learning_rate="
+        f"{solver.learning_rate:g} (the largest |x| is {rows.largest_value():g}): scores or parameters are "
+        "no longer finite. Nothing was changed; use a smaller learning_rate or init_std, a larger reg_V, or "
+        "scale the columns of X to about 1."
     )

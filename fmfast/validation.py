@@ -53,6 +53,14 @@ class SparseRows:
             return float(max(self.data.max(), -self.data.min()))
         return 1.0 if self.nnz else 0.0
 
+    def mean_row_norm(self) -> float:
+        """Mean over the rows of sum_j |x_ij|."""
+        if not len(self.data):
+            return self.nnz / self.n_samples
+        # In pieces, so that no copy of all values is made.
+        pieces = range(0, self.nnz, 1 << 20)
+        return sum(float(np.abs(self.data[p : p + (1 << 20)]).sum(dtype=np.float64)) for p in pieces) / self.n_samples
+
     def present_features(self) -> NDArray[np.intp]:
         """The columns that hold at least one value, ascending."""
         present = np.zeros(self.n_features, dtype=bool)

@@ -155,7 +155,7 @@ def test_a_step_of_adagrad_by_hand():
     assert_allclose(p.w0, 0.5 + 0.1 / np.sqrt(p.G_w0) * 1.1)
     assert_allclose(p.G_w, 1.0 + g_w**2)
     assert_allclose(p.w, [0.1, -0.2] - 0.1 / np.sqrt(p.G_w) * g_w)
-    assert_allclose(p.G_V, 1.0 + (g_V**2).mean(axis=1))
+    assert_allclose(p.G_V, 1.0 + (g_V**2).sum(axis=1))
     assert_allclose(p.V, [[1.0, 2.0], [3.0, -1.0]] - 0.1 / np.sqrt(p.G_V)[:, None] * g_V)
 
 

@@ -33,15 +33,22 @@ _RUN_NNZ = 256  # nonzeros that make a run worth a jump in memory: one kilobyte 
 _MIN_RUNS = 4096  # below which shorter runs are better for the mixing than long ones for the speed
 _SEGMENT_NNZ = 1 << 22  # nonzeros per call of a kernel: how long Ctrl-C may have to wait
 
+
+@dataclass(frozen=True)
+class _Task:
+    """What a kind of target asks for by default."""
+
+    loss: str
+    reg_w: float
+    reg_V: float
+
+
 @dataclass(frozen=True)
 class _Kind:
-    """What is particular to one solver; its update itself stands in `_core.pyx`.
-
-    How the defaults were chosen is told in bench/README.md.
-    """
+    """What is particular to one solver; its update itself stands in `_core.pyx`."""
 
     name: str
-    learning_rate: float
+    learning_rates: dict[str, float]  # by task
     learning_rate_decay: float
     state_size: int
     initial_state: float
@@ -49,37 +56,56 @@ class _Kind:
     def configured(
         self,
         task: str,
+        row_norm: float,
         *,
         learning_rate: float | None = None,
         learning_rate_decay: float | None = None,
         reg_w: float | None = None,
         reg_V: float | None = None,
     ) -> StochasticSolver:
-        """The solver for "regression" or "classification", with defaults for what is None."""
+        """The solver for "regression" or "classification", with defaults for what is None.
 
-        def setting(given: float | None, default: float) -> float:
-            return default if given is None else float(given)
-
-        loss, reg_w_default, reg_V_default = _TASKS[task]
+        `row_norm` is the mean of sum_j |x_ij| over the rows. A step of size r in every w_j and v_j of a
+        sample moves its score by about r sum_j |x_j|, so the default rate is lower where rows are long.
+        """
+        defaults = _TASKS[task]
+        if learning_rate is None:
+            learning_rate = self.learning_rates[task] / max(1.0, row_norm / _ORDINARY_ROW_NORM)
         return StochasticSolver(
             name=self.name,
-            loss=loss,
-            learning_rate=setting(learning_rate, self.learning_rate),
-            learning_rate_decay=setting(learning_rate_decay, self.learning_rate_decay),
-            reg_w=setting(reg_w, reg_w_default),
-            reg_V=setting(reg_V, reg_V_default),
+            loss=defaults.loss,
+            learning_rate=float(learning_rate),
+            learning_rate_decay=float(
+                self.learning_rate_decay if learning_rate_decay is None else learning_rate_decay
+            ),
+            reg_w=float(defaults.reg_w if reg_w is None else reg_w),
+            reg_V=float(defaults.reg_V if reg_V is None else reg_V),
         )
 
 
-# loss, default reg_w, default reg_V
-_TASKS = {"regression": ("squared", 0.01, 0.05), "classification": ("logistic", 1e-5, 1e-5)}
-
+# bench/README.md tells how these defaults were chosen, and on what data.
+_ORDINARY_ROW_NORM = 10.0
+_TASKS = {
+    "regression": _Task("squared", reg_w=0.01, reg_V=0.03),
+    "classification": _Task("logistic", reg_w=1e-5, reg_V=1e-5),
+}
 SOLVERS = {
-    kind.name: kind
-    for kind in (
-        _Kind("sgd", learning_rate=0.01, learning_rate_decay=0.02, state_size=0, initial_state=0.0),
-        _Kind("adagrad", learning_rate=0.1, learning_rate_decay=0.0, state_size=2, initial_state=0.01),
-    )
+    "sgd": _Kind(
+        "sgd",
+        learning_rates={"regression": 0.01, "classification": 0.01},
+        learning_rate_decay=0.02,
+        state_size=0,
+        initial_state=0.0,
+    ),
+    # The accumulators start at 1, not at 0: the first steps then follow the size of the gradient instead of
+    # being as long as the learning rate whatever it is.
+    "adagrad": _Kind(
+        "adagrad",
+        learning_rates={"regression": 0.2, "classification": 0.5},
+        learning_rate_decay=0.0,
+        state_size=2,
+        initial_state=1.0,
+    ),
 }
 
 
@@ -111,9 +137,8 @@ class StochasticSolver:
         """An initialised table with room for this solver's state."""
         kind = SOLVERS[self.name]
         table = ParameterTable(n_outputs, n_features, n_factors, kind.state_size, dtype)
-        table.initialize(
-            init_std, seed, np.full(kind.state_size, kind.initial_state), np.full(BIAS_SIZE - 1, kind.initial_state)
-        )
+        state, bias_state = (np.full(size, kind.initial_state) for size in (kind.state_size, BIAS_SIZE - 1))
+        table.initialize(init_std, seed, state, bias_state)
         return table
 
     def run_epoch(
