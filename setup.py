@@ -40,7 +40,9 @@ def extension(name, flags=()):
 
 extensions = [extension(name) for name in ("_core", "_csr", "_table", "_cpu")]
 if X86_64:
-    extensions += [extension(f"_core_{level}", flags) for level, flags in LEVELS.items()]
+    extensions += [
+        extension(f"{name}_{level}", flags) for name in ("_core", "_table") for level, flags in LEVELS.items()
+    ]
 
 setup(
     ext_modules=cythonize(

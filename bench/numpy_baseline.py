@@ -1,22 +1,23 @@
 """The compiled kernel against the same algorithm in NumPy, on the same data, in one run.
 
     python -m bench.numpy_baseline [--workloads chess W1] [--n-factors 8 32] [--solver adagrad]
-                                   [--scale 1.0] [--epochs 10] [--rounds 7]
+                                   [--scale 1.0] [--epochs 10] [--rounds 5]
 
 The NumPy clone itself is `fmfast.numpy_baseline`. It lives in the package and not here because the
 demo of an installed wheel trains it too (`fmfast demo`), and the tests of the kernel take it as their
 oracle.
 
-Three programs are timed, float32, same parameters at the start, default settings of the estimators, one thread each (SciPy's sparse products
-have one, and the dot products of a few numbers are too short for the threads of a BLAS):
+Three programs are timed, float32, with the default settings of the estimators, same parameters at the
+start, one thread each (SciPy's sparse products have one, and the dot products of a few numbers are
+too short for the threads of a BLAS):
 
     kernel       one call of the compiled kernel through `fmfast.solvers`, per-sample updates
     per-sample   `numpy_baseline.train_epoch`: the same updates
     mini-batch   `numpy_baseline.train_epoch_mini_batch`: one update per 1024 rows
 
-Time is that of one epoch: the median over rounds in which the programs take turns, so that a machine
-that slows down slows all of them. Per-sample NumPy takes half a minute per epoch on large data; there
-it visits the first rows only, and its time is scaled up to all rows.
+Time is that of one epoch: the median over rounds in which the programs take turns of a few epochs, so
+that a machine that slows down slows all of them. Per-sample NumPy takes half a minute per epoch on
+large data; there it visits the first rows only, and its time is scaled up to all rows.
 
 The score is that of the test rows after the same number of epochs (--epochs): root mean squared
 error of a target with standard deviation 1, or log loss. Per-sample NumPy reaches that of the kernel
@@ -47,6 +48,8 @@ from fmfast.numpy_baseline import Parameters
 from fmfast.solvers.sgd import SOLVERS, StochasticSolver, visiting_order
 from fmfast.validation import check_X
 
+TURN = 3  # epochs in a row, as in training
+MAX_PER_SAMPLE = 3  # epochs of per-sample NumPy in all
 SUBSET_ROWS = 21_000  # of the rows, for per-sample NumPy
 INIT_STD = 0.1
 # A batch of SGD adds up 1024 gradients; at the rate of single samples it diverges.
@@ -76,7 +79,8 @@ class Kernel:
         self.rows = check_X(w.X_train, dtype=np.dtype(np.float32))
         self.y, self.parameters, self.epoch = w.y_train.astype(np.float64), start, 0
         self.solver = solver
-        self.table = solver.new_table(1, *start.V.shape, np.dtype(np.float32), INIT_STD, 0)
+        n_features, n_factors = start.V.shape
+        self.table = solver.new_table(1, n_features, n_factors, np.dtype(np.float32), INIT_STD, 0)
         self.table.V[0] = start.V
 
     def run_epoch(self) -> None:
@@ -147,21 +151,25 @@ def compare(w: Workload, n_factors: int, solver: str, epochs: int, rounds: int) 
     start = Parameters.create(
         n_columns, n_factors, rng, init_std=INIT_STD, initial_accumulator=kind.initial_state, dtype="float32"
     )
-    programs = {
+    programs: dict[str, Kernel | PerSample] = {
         "kernel": Kernel(w, start.copy(), configured),
         "mini-batch": MiniBatch(w, start.copy(), configured),
         "per-sample": PerSample(w, start.copy(), configured, n_subset),
     }
-    times: dict[str, list[float]] = {name: [] for name in programs}
     scores: dict[str, list[float]] = {name: [] for name in programs}
-    for epoch in range(max(rounds, epochs)):
-        for name, program in programs.items():
-            partial = name == "per-sample" and not whole
-            if partial and epoch >= 2:
-                continue
-            times[name].append((n_rows / n_subset if partial else 1.0) * seconds(program.run_epoch))
-            if epoch < epochs and not partial:
+    for name, program in programs.items():
+        if name != "per-sample" or whole:
+            for _ in range(epochs):
+                program.run_epoch()
                 scores[name].append(test_score(w, program.trained()))
+
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            if name != "per-sample":
+                times[name] += [seconds(program.run_epoch) for _ in range(TURN)]
+            elif len(times[name]) < MAX_PER_SAMPLE:
+                times[name].append(n_rows / n_subset * seconds(program.run_epoch))
 
     common = max(min(of_epochs) for of_epochs in scores.values() if of_epochs)
     metric = "RMSE" if w.task == "regression" else "log loss"
@@ -185,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--solver", nargs="+", default=["adagrad"], choices=numpy_baseline.SOLVERS)
     parser.add_argument("--scale", type=float, default=1.0, help="size of the synthetic workloads")
     parser.add_argument("--epochs", type=int, default=10, help="epochs before the score is taken")
-    parser.add_argument("--rounds", type=int, default=7, help="least number of timed epochs")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each program")
     args = parser.parse_args(argv)
     print(
         f"{platform.machine()}, kernel build {_dispatch.level}, 1 thread, float32, "

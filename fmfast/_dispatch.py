@@ -1,6 +1,6 @@
-"""Which build of the hot loop runs on this CPU.
+"""Which build of the kernels runs on this CPU.
 
-The one source `_core.pyx` is compiled for the x86-64 baseline, for v3 (AVX2, FMA) and for v4 (AVX-512);
+`_core.pyx` and `_table.pyx` are compiled for the x86-64 baseline, for v3 (AVX2, FMA) and for v4 (AVX-512);
 elsewhere there is one build. The environment variable FMFAST_CPU=baseline|v3|v4, read once at
 import, forces one, so that tests can run them all.
 """
@@ -13,7 +13,8 @@ from types import ModuleType
 
 from fmfast import _cpu
 
-_LEVELS = {"baseline": (0, "_core"), "v3": (3, "_core_v3"), "v4": (4, "_core_v4")}
+# What a level needs of the CPU, and what the names of its modules end with.
+_LEVELS = {"baseline": (0, ""), "v3": (3, "_v3"), "v4": (4, "_v4")}
 
 
 def available_levels() -> list[str]:
@@ -22,9 +23,14 @@ def available_levels() -> list[str]:
     return [name for name, (needed, _) in _LEVELS.items() if needed <= highest]
 
 
+def load_kernel(name: str, level: str) -> ModuleType:
+    """The module "_core" or "_table" built for one level."""
+    return importlib.import_module(f"fmfast.{name}{_LEVELS[level][1]}")
+
+
 def load_core(level: str) -> ModuleType:
-    """The kernel module built for one level."""
-    return importlib.import_module(f"fmfast.{_LEVELS[level][1]}")
+    """The hot loop built for one level."""
+    return load_kernel("_core", level)
 
 
 def _chosen_level() -> str:
@@ -45,4 +51,5 @@ def _chosen_level() -> str:
 
 
 level: str = _chosen_level()
-core: ModuleType = load_core(level)
+core: ModuleType = load_kernel("_core", level)
+table: ModuleType = load_kernel("_table", level)

@@ -13,20 +13,26 @@ Parameters
 ----------
 n_factors : int, default=16
     Length of the vector v_j of each feature; 0 gives a linear model.
-solver : {"adagrad", "sgd"}, default="adagrad"
+solver : {"adagrad", "sgd", "ftrl"}, default="adagrad"
     "adagrad" adapts the step of each feature to how often it was seen (Duchi, Hazan, Singer 2011; one
-    accumulator for w_j and one for the whole v_j); "sgd" is plain stochastic gradient descent.
+    accumulator for w_j and one for the whole v_j); "sgd" is plain stochastic gradient descent; "ftrl"
+    (FTRL-Proximal, McMahan et al. 2013) adapts the step of each coordinate, and with l1_w leaves exact zeros
+    in w.
 max_iter : int, default=10
     Epochs (passes over the data).
 learning_rate : float or None, default=None
-    Step size. None: for "adagrad" 0.2 in a regressor and 0.5 in a classifier, for "sgd" 0.01; divided by
-    (the mean over the rows of sum_j |x_ij|) / 10 where that is more than 1.
+    Step size. None: for "adagrad" 0.2 in a regressor and 0.5 in a classifier, for "sgd" 0.01; lower
+    where rows are long or values large (n/10 times, or (n/100)^2 times for n > 1000, n being the mean over
+    the rows of sum_j |x_ij| for "adagrad" and of sum_j x_ij^2 for "sgd").
 learning_rate_decay : float or None, default=None
     Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t). None: 0.02 for "sgd", 0 for
     "adagrad".
 reg_w, reg_V : float or None, default=None
     Strength of the L2 penalties reg_w / 2 * w_j^2 and reg_V / 2 * |v_j|^2, which count once for every sample
-    that contains feature j. None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier.
+    that contains feature j ("ftrl": once in all, and 1 by default). None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier.
+l1_w : float, default=0.0
+    Strength of the L1 penalty l1_w * |w_j|, for "ftrl" only. Weights that are not worth it are exactly 0:
+    `scipy.sparse.csr_array(fm.w_)` holds the others.
 init_std : float, default=0.02
     Standard deviation of the random numbers with which V starts.
 early_stopping : bool, default=False

@@ -28,7 +28,7 @@ MODEL_FILE = "chess_model.npz"
 PICTURE_FILE = "learning_curves.png"
 
 # One setting for all factorization machines of the demo.
-N_FACTORS, EPOCHS, LEARNING_RATE, INIT_STD, SEED = 16, 30, 0.2, 0.1, 0
+N_FACTORS, EPOCHS, LEARNING_RATE, INIT_STD, SEED = 16, 30, 0.15, 0.1, 0
 RIDGE = 1.0
 SHOWN_DEPTHS = (1, 4, 8, 11, 13, 16)
 

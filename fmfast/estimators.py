@@ -10,13 +10,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fmfast import targets as check_y
 from fmfast import validation as check
 from fmfast._docs import documented
 from fmfast._sklearn import not_fitted_error
 from fmfast.metrics import r2_score
 from fmfast.model import FMModel, TrainingState, scale_and_offset
-from fmfast.modelfile import save_model
-from fmfast.parameters import BaseEstimator, check_params
+from fmfast.modelfile import save_model, saveable
+from fmfast.parameters import BaseEstimator, check_param, check_params
 from fmfast.solvers import SOLVERS, StochasticSolver
 from fmfast.training import (
     Callback,
@@ -52,6 +53,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
         learning_rate_decay: float | None = None,
         reg_w: float | None = None,
         reg_V: float | None = None,
+        l1_w: float = 0.0,
         init_std: float = 0.02,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -72,6 +74,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
         self.learning_rate_decay = learning_rate_decay
         self.reg_w = reg_w
         self.reg_V = reg_V
+        self.l1_w = l1_w
         self.init_std = init_std
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -116,82 +119,96 @@ class _FactorizationMachine(BaseEstimator, ABC):
         ------
         NotFittedError
             If there is nothing to save.
+        ValueError, TypeError
+            If a file cannot hold it: class labels that are not strings, numbers or booleans, a derived class.
         OSError
             If the file cannot be written; a file that stood there before is left as it was.
         """
-        save_model(path, self._fitted_model("save"), type(self).__name__, self.get_params(), self.history_)
+        self._fitted_model("save")
+        save_model(path, self)
 
     # -- training ------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any) -> Self:
         """Check everything, then train: a new model, or with warm_start the present one."""
         check_params(self)
-        self._check_solver()
-        names = check.feature_names_of(X)
-        rows = self._check_X(X)
-        target = self._target(y, rows.n_samples)
-        weight = check.check_sample_weight(sample_weight, rows.n_samples)
-        continued = self.warm_start and "model_" in self.__dict__
-        if continued:
-            model = self._continued_model(rows, X, "warm_start=True")
-        else:
-            model = self._new_model(rows, names, self._meaning(target, weight))
-        examples = self._examples(model, rows, target, weight)
-        validation = None
+        is_new = not (self.warm_start and self.__sklearn_is_fitted__())
+        examples, meaning = self._check_data(X, y, sample_weight, "" if is_new else "warm_start=True")
+        n_validation, validation = 0, None
         if eval_set is not None:
-            validation = self._check_eval_set(model, eval_set)
+            validation = self._check_eval_set(eval_set, examples.rows.n_features, meaning)
         elif self.early_stopping:
-            examples, validation = self._split(examples, _seed_of(model))
-        return self._train(model, examples, validation, self._stopping(), is_new=not continued)
+            n_validation = self._n_validation(examples.n_counting)
+        # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
+        model = self._new_model(examples.rows, meaning) if is_new else self.model_
+        if n_validation:
+            examples, validation = examples.split(n_validation, _seed_of(model), model.classes is not None)
+        return self._train(model, examples, validation, self._stopping(), is_new=is_new)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         """One epoch over a batch, in the present model or a new one."""
         check_params(self)
+        is_new = not self.__sklearn_is_fitted__()
+        examples, meaning = self._check_data(X, y, sample_weight, "" if is_new else "partial_fit", classes)
+        model = self._new_model(examples.rows, meaning) if is_new else self.model_
+        return self._train(model, examples, None, Stopping(max_iter=1), is_new=is_new)
+
+    def _check_data(
+        self, X: Any, y: Any, sample_weight: Any, continues: str, classes: Any = None
+    ) -> tuple[Examples, dict[str, Any]]:
+        """The examples, and what the scores of the model mean: arguments of FMModel.
+
+        `continues` says who goes on with the present model; it is empty if a new one begins.
+        """
         self._check_solver()
         names = check.feature_names_of(X)
         rows = self._check_X(X)
         target = self._target(y, rows.n_samples)
-        weight = check.check_sample_weight(sample_weight, rows.n_samples)
-        is_new = "model_" not in self.__dict__
-        if is_new:
-            model = self._new_model(rows, names, self._meaning(target, weight, classes))
-        else:
-            model = self._continued_model(rows, X, "partial_fit")
+        weight = check_y.check_sample_weight(sample_weight, rows.n_samples)
+        if continues:
+            self._check_continued(rows, X, continues)
             self._check_same_classes(classes)
-        examples = self._examples(model, rows, target, weight)
-        return self._train(model, examples, None, Stopping(max_iter=1), is_new=is_new)
+            meaning = {"classes": self.model_.classes, "feature_names": self.model_.feature_names}
+        else:
+            meaning = {"feature_names": names, **self._meaning(target, weight, classes)}
+        return _examples(rows, target, weight, meaning), meaning
 
     @abstractmethod
-    def _target(self, y: Any, n_samples: int) -> NDArray:
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
         """The target as it came, checked."""
 
     @abstractmethod
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any = None) -> dict[str, Any]:
-        """What the scores of a new model mean: the arguments of FMModel for it."""
+    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+        """What the scores of a new model mean: arguments of FMModel."""
 
     def _check_same_classes(self, classes: Any) -> None:
         """Refuse classes that differ from those of the model."""
 
-    def _examples(self, model: FMModel, rows: check.SparseRows, target: NDArray, weight: NDArray) -> Examples:
-        if model.classes is not None:
-            target = check.encode_labels(target, model.classes).astype(np.float64)
-        return Examples(rows, target, weight)
-
-    def _check_eval_set(self, model: FMModel, eval_set: Any) -> Examples:
+    def _check_eval_set(self, eval_set: Any, n_features: int, meaning: dict[str, Any]) -> Examples:
         if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
+            length = f" of length {len(eval_set)}" if isinstance(eval_set, (tuple, list)) else ""
             raise ValueError(
-                f"eval_set is a {type(eval_set).__name__} that is no pair, expected (X, y) to validate on."
+                f"eval_set is a {type(eval_set).__name__}{length}, expected a pair (X, y) of validation "
+                "data; put the two in a tuple."
             )
         X, y = eval_set
-        rows = self._check_X(X, "the X of eval_set")
-        check.check_n_features(rows, model.n_features, type(self).__name__)
-        return self._examples(model, rows, self._target(y, rows.n_samples), np.empty(0))
+        name, target_name = "the X of eval_set", "the y of eval_set"
+        check.check_feature_names(X, meaning["feature_names"], type(self).__name__)
+        rows = self._check_X(X, name)
+        check.check_n_features(rows, n_features, type(self).__name__, name)
+        target = self._target(y, rows.n_samples, target_name)
+        return _examples(rows, target, np.empty(0), meaning, target_name)
 
     def _check_solver(self) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(
                 f"The parameter solver of {type(self).__name__} is {self.solver!r}, expected one of "
                 f"{', '.join(map(repr, SOLVERS))}."
+            )
+        if self.l1_w and self.solver != "ftrl":
+            raise ValueError(
+                f"The parameter l1_w of {type(self).__name__} is {self.l1_w!r} with solver={self.solver!r}, "
+                "expected 0: only solver='ftrl' sets weights to zero; use it, or leave l1_w out."
             )
 
     def _solver(self, row_norm: float) -> StochasticSolver:
@@ -202,6 +219,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
             learning_rate_decay=self.learning_rate_decay,
             reg_w=self.reg_w,
             reg_V=self.reg_V,
+            l1_w=self.l1_w,
         )
 
     def _check_X(self, X: Any, name: str = "X") -> check.SparseRows:
@@ -214,8 +232,8 @@ class _FactorizationMachine(BaseEstimator, ABC):
             return int(self.random_state.randint(0, 2**31 - 1))
         return int(np.random.default_rng(self.random_state).integers(0, 2**63 - 1))
 
-    def _continued_model(self, rows: check.SparseRows, X: Any, what: str) -> FMModel:
-        """The model so far, checked to fit new data and the present settings."""
+    def _check_continued(self, rows: check.SparseRows, X: Any, what: str) -> None:
+        """Refuse data or settings with which the present model cannot be trained further."""
         name = type(self).__name__
         model = self.model_
         check.check_feature_names(X, getattr(self, "feature_names_in_", None), name)
@@ -235,10 +253,11 @@ class _FactorizationMachine(BaseEstimator, ABC):
                     f"{what} continues a model with {parameter}={then}, but {parameter} is now {now}; "
                     "set it back, or fit anew with warm_start=False."
                 )
-        return model
 
-    def _new_model(self, rows: check.SparseRows, names: NDArray | None, meaning: dict[str, Any]) -> FMModel:
-        training = TrainingState(self.solver, self._seed(), rows.mean_row_norm())
+    def _new_model(self, rows: check.SparseRows, meaning: dict[str, Any]) -> FMModel:
+        training = TrainingState(
+            self.solver, self._seed(), rows.mean_row_norm(SOLVERS[self.solver].row_norm_power)
+        )
         classes = meaning.get("classes")
         n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
         table = self._solver(training.row_norm).new_table(
@@ -249,7 +268,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
             float(self.init_std),
             training.seed,
         )
-        return FMModel(table, self._task, feature_names=names, training=training, **meaning)
+        return FMModel(table, self._task, training=training, **meaning)
 
     def _train(
         self,
@@ -270,7 +289,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
             validation=validation,
             scoring=None if isinstance(self.scoring, str) else self.scoring,
             callbacks=self.callbacks or (),
-            n_threads=count_threads(self.n_jobs),
+            n_threads=count_threads(self.n_jobs, examples.rows.n_samples),
             verbose=bool(self.verbose),
             undoable=not is_new,
         )
@@ -297,23 +316,16 @@ class _FactorizationMachine(BaseEstimator, ABC):
             tol=float(self.tol),
         )
 
-    def _split(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
-        """Training and validation part for early stopping; classes keep their shares."""
-        n_samples = examples.rows.n_samples
-        rng = np.random.default_rng([seed, 0])
-        order = rng.permutation(n_samples)
-        if self._task == "classification":
-            # Walk through the classes in turn, so that a slice of the order has them in proportion.
-            order = order[np.argsort(examples.target[order], kind="stable")]
-            order = order[np.argsort(_rank_within(examples.target[order]), kind="stable")]
+    def _n_validation(self, n_samples: int) -> int:
+        """How many samples early stopping sets apart; not 0, and not all."""
         n_validation = round(self.validation_fraction * n_samples)
         if n_validation == 0 or n_validation == n_samples:
             raise ValueError(
                 f"early_stopping=True sets {n_validation} of {n_samples} samples apart for validation "
-                f"(validation_fraction={self.validation_fraction:g}), which leaves a part empty; give "
+                f"(validation_fraction={self.validation_fraction:g}), expected some for either part; give "
                 "more samples, an eval_set, or early_stopping=False."
             )
-        return examples.take(np.sort(order[n_validation:])), examples.take(np.sort(order[:n_validation]))
+        return n_validation
 
     # -- prediction ----------------------------------------------------------------------------
 
@@ -321,7 +333,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
         return hasattr(self, "model_")
 
     def _fitted_model(self, method: str) -> FMModel:
-        if "model_" not in self.__dict__:
+        if not self.__sklearn_is_fitted__():
             raise not_fitted_error()(
                 f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; "
                 "call fit first."
@@ -331,10 +343,11 @@ class _FactorizationMachine(BaseEstimator, ABC):
     def _raw_scores(self, X: Any, method: str) -> NDArray[np.float64]:
         model = self._fitted_model(method)
         name = type(self).__name__
+        check_param(self, "n_jobs")
         check.check_feature_names(X, model.feature_names, name)
         rows = check.check_X(X, dtype=model.table.dtype)
         check.check_n_features(rows, model.n_features, name)
-        return model.score(rows, count_threads(self.n_jobs))
+        return model.score(rows, count_threads(self.n_jobs, rows.n_samples))
 
 
 def _seed_of(model: FMModel) -> int:
@@ -342,12 +355,16 @@ def _seed_of(model: FMModel) -> int:
     return model.training.seed
 
 
-def _rank_within(values: NDArray) -> NDArray[np.float64]:
-    """For sorted values: how far along its group of equals each stands, from 0 to 1."""
-    _, start, count = np.unique(values, return_index=True, return_counts=True)
-    return (np.arange(len(values)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
+def _examples(
+    rows: check.SparseRows, target: NDArray, weight: NDArray, meaning: dict[str, Any], name: str = "y"
+) -> Examples:
+    """Checked data as examples: labels become the codes of their classes."""
+    if meaning.get("classes") is not None:
+        target = check_y.encode_labels(target, meaning["classes"], name).astype(np.float64)
+    return Examples(rows, target, weight)
 
 
+@saveable
 @documented
 class FMRegressor(_FactorizationMachine):
     """Factorization machine for numeric targets: ratings, prices, durations.
@@ -413,20 +430,21 @@ class FMRegressor(_FactorizationMachine):
         sample_weight : array-like of shape (n_samples,) or None
         """
         prediction = self.predict(X)
-        target = check.check_regression_target(y, len(prediction))
-        weight = check.check_sample_weight(sample_weight, len(target))
+        target = check_y.check_regression_target(y, len(prediction), dtype=np.float64)
+        weight = check_y.check_sample_weight(sample_weight, len(target))
         return r2_score(target, prediction, weight)
 
     # -- how a regression meets the shared parts ------------------------------------------------
 
-    def _target(self, y: Any, n_samples: int) -> NDArray:
-        return check.check_regression_target(y, n_samples)
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+        return check_y.check_regression_target(y, n_samples, dtype=self.dtype, name=name)
 
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any = None) -> dict[str, Any]:
+    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
         scale, offset = scale_and_offset(target, weight)
         return {"scale": scale, "offset": offset}
 
 
+@saveable
 @documented
 class FMClassifier(_FactorizationMachine):
     """Factorization machine for classes: clicks, purchases, categories.
@@ -476,7 +494,7 @@ class FMClassifier(_FactorizationMachine):
         `classes`, array-like of shape (n_classes,), must name every class that may ever occur at the first
         call, and may be left out later.
         """
-        if classes is None and "model_" not in self.__dict__:
+        if classes is None and not self.__sklearn_is_fitted__():
             raise ValueError(
                 "classes must be passed on the first call to partial_fit: every label that may occur."
             )
@@ -533,28 +551,26 @@ class FMClassifier(_FactorizationMachine):
         sample_weight : array-like of shape (n_samples,) or None
         """
         prediction = self.predict(X)
-        labels = check.check_labels(y, len(prediction))
-        weight = check.check_sample_weight(sample_weight, len(labels))
+        labels = check_y.check_labels(y, len(prediction))
+        check_y.check_comparable(labels, self.classes_)
+        weight = check_y.check_sample_weight(sample_weight, len(labels))
         return float(np.average(prediction == labels, weights=weight if len(weight) else None))
 
     # -- how a classification meets the shared parts ---------------------------------------------
 
-    def _target(self, y: Any, n_samples: int) -> NDArray:
-        return check.check_labels(y, n_samples)
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+        return check_y.check_labels(y, n_samples, name)
 
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any = None) -> dict[str, Any]:
-        found = check.find_classes(target if classes is None else check.check_labels(classes, None))
-        if len(found) < 2:
-            raise ValueError(
-                f"y has only one class, {found[0]!r}; a classifier needs samples of at least two classes."
-            )
-        return {"classes": found}
+    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+        if classes is None:
+            return {"classes": check_y.find_classes(target)}
+        return {"classes": check_y.find_classes(check_y.check_labels(classes, None, "classes"), "classes")}
 
     def _check_same_classes(self, classes: Any) -> None:
         if classes is None:
             return
-        given = check.find_classes(check.check_labels(classes, None))
-        if len(given) != len(self.classes_) or (given != self.classes_).any():
+        given = check_y.find_classes(check_y.check_labels(classes, None, "classes"), "classes")
+        if given.tolist() != self.classes_.tolist():
             raise ValueError(
                 f"classes is {given.tolist()!r}, but the first call to partial_fit had "
                 f"{self.classes_.tolist()!r}; leave it out, or fit anew."

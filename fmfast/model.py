@@ -34,7 +34,8 @@ class TrainingState:
     seed : int
         Of V and of the order of the samples.
     row_norm : float
-        Mean of sum_j |x_ij| over the rows of the first training data; default learning rates depend on it.
+        Size of the rows of the first training data, as the solver measures it: its default learning rate
+        depends on it.
     n_epochs : int
         Epochs so far.
     """

@@ -1,2 +1,479 @@
-def save_model(*a): raise NotImplementedError
-def load(path): raise NotImplementedError
+"""Models on disk: one plain `.npz` of numbers and a JSON header, nothing in it executable.
+
+The file is an uncompressed zip of little-endian, C-ordered `.npy` arrays, which
+`np.load(path, allow_pickle=False)` opens:
+
+    header   (n_bytes,) uint8                     JSON in UTF-8: all that is not a parameter, see `_FIELDS`
+    bias     (n_outputs, 3) float64               w0 and its solver state
+    w        (n_outputs, n_features)              float32 or float64, as the next two
+    V        (n_outputs, n_features, n_factors)
+    state    (n_outputs, n_features, state_size)  what the solver remembers of each feature
+
+Parameters are in solver units (see `fmfast.model`), so that training goes on from a file to the bit.
+They pass from and to the parameter table block by block: no second copy of the table is ever made.
+
+A file may come from anywhere. Reading it runs nothing of it, allocates nothing that the size of the
+file does not bear out, and accepts only what `save` writes. This module does not import estimators:
+their classes register with `saveable`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import numbers
+import os
+import re
+import reprlib
+import secrets
+import stat
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmfast.exceptions import ModelFileError
+from fmfast.model import FMModel, TrainingState
+from fmfast.parameters import CONSTRAINTS, BaseEstimator, check_params
+from fmfast.solvers import SOLVERS
+from fmfast.table import ParameterTable
+
+_FORMAT = "fmfast model"
+_FORMAT_VERSION = 1
+_PREFIX_SIZE = 128  # bytes before the numbers of an .npy member
+_BLOCK_SIZE = 1 << 22  # bytes that pass between file and table at a time
+_MAX_LABEL_BYTES = 1 << 26  # of the array of class labels: numpy pads each string to the longest
+
+# What a zip file or a JSON text that is not what it claims can raise while it is read.
+_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, OverflowError, RuntimeError, struct.error)
+
+_Class = TypeVar("_Class", bound=type)
+_CLASSES: dict[str, Any] = {}
+
+
+def saveable(cls: _Class) -> _Class:
+    """Class decorator: estimators of this class can be saved, and files may name it."""
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
+    """Write a fitted estimator of a `saveable` class; see its method `save`."""
+    # All that can be wrong with the estimator is found before anything is written.
+    header = json.dumps(_header_of(estimator), allow_nan=False).encode()
+    table = estimator.model_.table
+    if not table.all_finite():
+        raise ValueError(
+            "The model has parameters that are not finite, which load would refuse; fit it anew."
+        )
+    with _replacing(os.fsdecode(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        _write_array(archive, "header", np.frombuffer(header, dtype=np.uint8))
+        for name, array in _arrays(estimator.model_).items():
+            _write_array(archive, name, array)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read an estimator that its method `save` has written.
+
+    The file may come from a source that is not trusted: nothing in it is executed, and one that is damaged or
+    forged costs no more memory than a few times its size.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Name of the file, used as it is.
+
+    Returns
+    -------
+    FMRegressor or FMClassifier
+        Fitted, with the same predictions to the bit. `partial_fit` and `warm_start` go on as if training had
+        never been interrupted.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not a model, is damaged, or was written in a newer format.
+    OSError
+        If the file cannot be read; FileNotFoundError if there is none.
+    """
+    path = os.fsdecode(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("it is not an ordinary file")
+        with open(path, "rb") as file:
+            return _read_estimator(file)
+    except (*_DAMAGE, OSError) as error:
+        # A damaged zip may ask for a place where no file can reach; all else is no fault of the file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise ModelFileError(
+            f"Cannot load a model from {path!r}: {(str(error) or type(error).__name__)[:300]}. Expected an "
+            f"undamaged file from `save` of fmfast {version('fmfast')} or older; copy or save it again, or "
+            "upgrade fmfast if a newer one wrote it."
+        ) from error
+
+
+# -- the header ---------------------------------------------------------------------------------
+
+
+def _header_of(estimator: Any) -> dict[str, Any]:
+    """All of an estimator that is not a parameter of the model, as JSON can hold it."""
+    name = type(estimator).__name__
+    if _CLASSES.get(name) is not type(estimator):
+        raise TypeError(
+            f"An estimator of the class {name} cannot be saved, only {' and '.join(sorted(_CLASSES))} "
+            "themselves, since load would not know it; use one of these, or pickle yours."
+        )
+    check_params(estimator)
+    model: FMModel = estimator.model_
+    table, training, names = model.table, model.training, model.feature_names
+    return {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "fmfast_version": version("fmfast"),
+        "class": name,
+        "params": _saved_params(estimator),
+        "task": model.task,
+        "n_features": table.n_features,
+        "n_factors": table.n_factors,
+        "dtype": table.dtype.name,
+        "scale": float(model.scale),
+        "offset": float(model.offset),
+        "classes": None if model.classes is None else _encode_classes(model.classes),
+        "feature_names": None if names is None else [str(name) for name in names],
+        "training": training and {key: getattr(training, key) for key in _TRAINING},
+        "n_iter": int(estimator.n_iter_),
+        "history": [
+            {key: _encode_number(value) for key, value in record.items()} for record in estimator.history_
+        ],
+    }
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value < 2**63
+
+
+def _is_float(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+def _is_solver(value: Any) -> bool:
+    return isinstance(value, str) and value in SOLVERS
+
+
+_TRAINING: dict[str, Callable[[Any], bool]] = {
+    "solver": _is_solver,
+    "seed": _is_count,
+    "row_norm": lambda v: _is_float(v) and v >= 0,
+    "n_epochs": _is_count,
+}
+
+
+def _is_training(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() == _TRAINING.keys()
+        and all(is_valid(value[key]) for key, is_valid in _TRAINING.items())
+    )
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        number is None or type(number) is int or _is_float(number) or number in _NOT_FINITE
+        for number in value.values()
+    )
+
+
+# One line per entry: what makes a value valid, and how to say so.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "format": (lambda v: v == _FORMAT, repr(_FORMAT)),
+    "format_version": (lambda v: type(v) is int and v == _FORMAT_VERSION, str(_FORMAT_VERSION)),
+    "fmfast_version": (lambda v: isinstance(v, str), "a string"),
+    "class": (lambda v: isinstance(v, str) and v in _CLASSES, "the name of an estimator"),
+    "params": (lambda v: isinstance(v, dict), "constructor arguments by name"),
+    "task": (lambda v: isinstance(v, str), "the task of the class"),
+    "n_features": (lambda v: _is_count(v, 1), "an integer >= 1"),
+    "n_factors": CONSTRAINTS["n_factors"],
+    "dtype": (lambda v: v in ("float32", "float64"), '"float32" or "float64"'),
+    "scale": (lambda v: _is_float(v) and v > 0, "a finite number > 0"),
+    "offset": (_is_float, "a finite number"),
+    "classes": (lambda v: v is None or isinstance(v, dict), "null, or labels with their dtype"),
+    "feature_names": (
+        lambda v: v is None or (isinstance(v, list) and all(isinstance(name, str) for name in v)),
+        "null or a list of strings",
+    ),
+    "training": (_is_training, "null or the state of a known solver"),
+    "n_iter": (_is_count, "an integer >= 0"),
+    "history": (lambda v: isinstance(v, list) and all(map(_is_record, v)), "a list of records of numbers"),
+}
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """The header with every entry valid by itself."""
+    header = json.loads(text.decode(), parse_constant=_refuse_constant)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    # In the order of the table: a foreign file or a newer format is named as such before all else.
+    for name, (is_valid, expected) in _FIELDS.items():
+        value = header.get(name)
+        if name not in header or not is_valid(value):
+            raise ValueError(f"its header has {name} = {reprlib.repr(value)}, where {expected} belongs")
+    if len(header) > len(_FIELDS):
+        unknown = min(header.keys() - _FIELDS.keys())
+        raise ValueError(f"its header has the unknown entry {reprlib.repr(unknown)}")
+    return header
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"its header holds {name}, which JSON does not have")
+
+
+def _saved_params(estimator: BaseEstimator) -> dict[str, Any]:
+    """Constructor arguments as JSON can hold them; what is left out (callables, generators) has a default."""
+    params = {}
+    for name, value in estimator.get_params().items():
+        if name == "dtype":  # may be a type
+            params[name] = np.dtype(value).name
+        elif isinstance(value, (bool, np.bool_)):
+            params[name] = bool(value)
+        elif isinstance(value, numbers.Integral):
+            params[name] = int(value)
+        elif isinstance(value, numbers.Real):
+            params[name] = float(value)
+        elif value is None or isinstance(value, str):
+            params[name] = value
+    return params
+
+
+def _new_estimator(cls: Any, params: dict[str, Any]) -> Any:
+    unknown = params.keys() - set(cls._parameter_names())
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no parameter {reprlib.repr(min(unknown))}")
+    estimator = cls(**params)
+    check_params(estimator)
+    return estimator
+
+
+_NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers, but a score may be infinite
+
+
+def _encode_number(value: Any) -> int | float | str | None:
+    if value is None or isinstance(value, numbers.Integral):
+        return value if value is None else int(value)
+    return float(value) if math.isfinite(value) else repr(float(value))
+
+
+def _decode_number(value: Any) -> Any:
+    return float(value) if value in _NOT_FINITE else value
+
+
+# -- class labels -------------------------------------------------------------------------------
+
+_LABEL_DTYPE = re.compile(r"[<>|](b1|[iu][1248]|f[248]|U[0-9]{1,8}|O)", re.ASCII)
+_LABEL_TYPE = {"b": bool, "i": int, "u": int, "f": float, "U": str}
+
+
+def _encode_classes(classes: NDArray) -> dict[str, Any]:
+    labels = [label.item() if isinstance(label, np.generic) else label for label in classes.tolist()]
+    encoded = {"dtype": classes.dtype.str, "values": labels}
+    try:
+        _decode_classes(encoded)
+    except ValueError as error:
+        raise TypeError(
+            f"The class labels cannot be saved: {error}; fit with labels that are strings, integers, "
+            "booleans or finite floats, all of one type."
+        ) from error
+    return encoded
+
+
+def _decode_classes(encoded: dict[str, Any]) -> NDArray:
+    """The labels with their dtype; ValueError unless they are sorted, distinct, and of one simple type."""
+    name, labels = encoded.get("dtype"), encoded.get("values")
+    if not isinstance(name, str) or not _LABEL_DTYPE.fullmatch(name):
+        raise ValueError(f"classes have the dtype {reprlib.repr(name)}")
+    if not isinstance(labels, list) or len(labels) < 2:
+        raise ValueError("there are fewer than two classes")
+    dtype = np.dtype(name)
+    if len(labels) * dtype.itemsize > _MAX_LABEL_BYTES:
+        raise ValueError(f"{len(labels)} classes of dtype {name} take more than {_MAX_LABEL_BYTES} bytes")
+    kind = _LABEL_TYPE.get(dtype.kind, type(labels[0]))
+    if kind not in _LABEL_TYPE.values() or any(type(label) is not kind for label in labels):
+        raise ValueError(f"classes of dtype {name} are {reprlib.repr(labels)}")
+    if not all(a < b for a, b in pairwise(labels)):
+        raise ValueError(f"classes are not sorted and distinct: {reprlib.repr(labels)}")
+    if kind is float and not all(map(math.isfinite, labels)):
+        raise ValueError(f"classes are not finite: {reprlib.repr(labels)}")
+    with np.errstate(over="ignore"):
+        classes = np.array(labels, dtype=dtype)
+    if classes.tolist() != labels:
+        raise ValueError(f"classes do not fit their dtype {name}: {reprlib.repr(labels)}")
+    return classes
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def _read_estimator(file: BinaryIO) -> Any:
+    file_size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        members = _members(archive, file_size)
+        if "header.npy" not in members:
+            raise ValueError("it has no member header.npy")
+        header_bytes = np.empty(max(0, members["header.npy"].file_size - _PREFIX_SIZE), dtype=np.uint8)
+        _read_array(archive, members["header.npy"], header_bytes)
+        header = _parse_header(header_bytes.tobytes())
+        estimator = _new_estimator(_CLASSES[header["class"]], header["params"])
+        model = _empty_model(header, estimator._task, file_size)
+        arrays = _arrays(model)
+        expected = {f"{name}.npy" for name in ("header", *arrays)}
+        if members.keys() != expected:
+            found = reprlib.repr(sorted(members))
+            raise ValueError(f"it has the members {found}, where {sorted(expected)} belong")
+        for name, array in arrays.items():
+            _read_array(archive, members[f"{name}.npy"], array)
+    if not model.table.all_finite():
+        raise ValueError("it has parameters that are NaN or infinite")
+    history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
+    estimator._publish(model, history, header["n_iter"])
+    return estimator
+
+
+def _empty_model(header: dict[str, Any], task: str, file_size: int) -> FMModel:
+    """The model that a header describes, with a table that waits for its parameters."""
+    is_classifier = task == "classification"
+    if header["task"] != task or (header["classes"] is not None) != is_classifier:
+        raise ValueError(f"its task or its classes are not those of a {header['class']}")
+    if is_classifier and (header["scale"], header["offset"]) != (1.0, 0.0):
+        raise ValueError("it is a classifier with a scale or an offset")
+    classes = _decode_classes(header["classes"]) if is_classifier else None
+    names = header["feature_names"]
+    n_features = header["n_features"]
+    if names is not None and len(names) != n_features:
+        raise ValueError(f"it has {len(names)} feature names for {n_features} features")
+    training = header["training"] and TrainingState(**header["training"])
+    n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
+    state_size = SOLVERS[training.solver].state_size(header["n_factors"]) if training else 0
+    dtype = np.dtype(header["dtype"])
+    # Before anything is allocated: the file must be as large as the numbers that it claims to hold.
+    n_bytes = n_outputs * n_features * (header["n_factors"] + 1 + state_size) * dtype.itemsize
+    if n_bytes > file_size:
+        raise ValueError(f"its header promises {n_bytes} bytes of parameters, but the file has {file_size}")
+    table = ParameterTable(n_outputs, n_features, header["n_factors"], state_size, dtype)
+    table.rows[:, :, header["n_factors"] + 1 + state_size :] = 0
+    return FMModel(
+        table=table,
+        task=task,
+        scale=header["scale"],
+        offset=header["offset"],
+        classes=classes,
+        feature_names=None if names is None else np.array(names, dtype=object),
+        training=training,
+    )
+
+
+def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
+    """The members of a zip file by name: no bomb, no duplicates."""
+    members = {info.filename: info for info in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise ValueError("it has several members of the same name")
+    for name, info in members.items():
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise ValueError(f"its member {reprlib.repr(name)} is compressed")
+    n_bytes = sum(info.file_size for info in members.values())
+    if n_bytes > file_size:
+        raise ValueError(f"its members claim {n_bytes} bytes, but the file has {file_size}")
+    return members
+
+
+# -- arrays -------------------------------------------------------------------------------------
+
+
+def _arrays(model: FMModel) -> dict[str, NDArray]:
+    """The members besides the header: views of the table. State without a solver means nothing."""
+    table = model.table
+    state = table.state if model.training else table.state[:, :, :0]
+    return {"bias": table.bias, "w": table.w, "V": table.V, "state": state}
+
+
+def _npy_prefix(array: NDArray) -> bytes:
+    """Magic, version and dtype of an .npy file, always as long, and on any machine the same."""
+    shape = f"({array.shape[0]},)" if array.ndim == 1 else str(array.shape)
+    text = f"{{'descr': '{_on_disk(array).str}', 'fortran_order': False, 'shape': {shape}, }}"
+    magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", _PREFIX_SIZE - 10)
+    return magic + text.encode().ljust(_PREFIX_SIZE - 11) + b"\n"
+
+
+def _on_disk(array: NDArray) -> np.dtype:
+    return array.dtype.newbyteorder("<")
+
+
+def _blocks(array: NDArray) -> Iterator[NDArray]:
+    """Views that together are the array, in C order, each of about `_BLOCK_SIZE` bytes at most."""
+    if not array.size:
+        return
+    for part in np.atleast_2d(array):
+        step = max(1, _BLOCK_SIZE // part[:1].nbytes)
+        for start in range(0, len(part), step):
+            yield part[start : start + step]
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
+    # A ZipInfo carries no time: equal models make equal files.
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        member.write(_npy_prefix(array))
+        for block in _blocks(array):
+            member.write(np.ascontiguousarray(block, dtype=_on_disk(array)).data)
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray) -> None:
+    """Fill the array from a member of just its dtype and shape; the last byte checks the CRC."""
+    prefix = _npy_prefix(array)
+    with archive.open(info) as member:
+        # Compared, not parsed: there is one way to write it.
+        if info.file_size != len(prefix) + array.nbytes or member.read(len(prefix)) != prefix:
+            raise ValueError(f"its member {info.filename} is no {array.dtype} array of shape {array.shape}")
+        for block in _blocks(array):
+            values = np.frombuffer(member.read(block.nbytes), dtype=_on_disk(array))
+            block[...] = values.reshape(block.shape)
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` once it is complete, or vanishes if it never is."""
+    target = os.path.realpath(path)  # a link stays, and points to the new file
+    permissions = 0o666
+    if os.path.lexists(target):
+        mode = os.stat(target).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{path!r} is not an ordinary file that a model can replace; give another name.")
+        permissions = stat.S_IMODE(mode)  # what was private stays private
+    directory = os.path.dirname(target)
+    temporary = os.path.join(directory, f".fmfast-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, permissions)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = path  # rather than a name that nobody gave
+        raise
+    with suppress(OSError):  # Windows cannot open directories
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

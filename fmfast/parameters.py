@@ -7,9 +7,11 @@ scikit-learn: the constructor stores its arguments unchanged, `fit` checks them.
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
+import reprlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,7 +37,7 @@ class BaseEstimator:
         """
         return {name: getattr(self, name) for name in self._parameter_names()}
 
-    def set_params(self, **params: Any) -> BaseEstimator:
+    def set_params(self, **params: Any) -> Self:
         """Change constructor arguments; they are checked at the next `fit`.
 
         Raises
@@ -47,7 +49,8 @@ class BaseEstimator:
         for name in params:
             if name not in valid:
                 raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {self}. Valid parameters are: {valid!r}."
+                    f"Invalid parameter {name!r} for estimator {self}, expected one of {', '.join(valid)}; "
+                    "correct the name."
                 )
         for name, value in params.items():
             setattr(self, name, value)
@@ -72,11 +75,12 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, (bool, np.bool_))
-        and bool(np.isfinite(float(value)))
-    )
+    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def _is_seed(value: Any) -> bool:
@@ -106,6 +110,7 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate_decay": _AT_LEAST_0_OR_NONE,
     "reg_w": _AT_LEAST_0_OR_NONE,
     "reg_V": _AT_LEAST_0_OR_NONE,
+    "l1_w": _AT_LEAST_0,
     "init_std": _AT_LEAST_0,
     "early_stopping": _BOOL,
     "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded"),
@@ -113,8 +118,8 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tol": _AT_LEAST_0,
     "scoring": (lambda v: v == "loss" if isinstance(v, str) else callable(v), '"loss" or a callable'),
     "n_jobs": (
-        lambda v: v is None or (_is_integer(v) and v != 0),
-        "None, a positive number of threads, or a negative one counted from all cores (-1: all)",
+        lambda v: v is None or (_is_integer(v) and v != 0 and v <= 1024),
+        "None, a number of threads up to 1024, or a negative one counted from all cores (-1: all)",
     ),
     "random_state": (_is_seed, "None, an integer >= 0, or a numpy Generator or RandomState"),
     "warm_start": _BOOL,
@@ -132,10 +137,17 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check_params(estimator: BaseEstimator) -> None:
     """Raise ValueError for the first constructor argument that is not valid."""
-    for name, value in estimator.get_params().items():
-        is_valid, expected = CONSTRAINTS[name]
-        if not is_valid(value):
-            raise ValueError(
-                f"The parameter {name} of {type(estimator).__name__} is {value!r}, expected {expected}; "
-                f"set it in the constructor or with set_params({name}=...)."
-            )
+    for name in estimator.get_params():
+        if name in CONSTRAINTS:  # a derived class may have arguments of its own
+            check_param(estimator, name)
+
+
+def check_param(estimator: BaseEstimator, name: str) -> None:
+    """Raise ValueError if one constructor argument is not valid."""
+    value = getattr(estimator, name)
+    is_valid, expected = CONSTRAINTS[name]
+    if not is_valid(value):
+        raise ValueError(
+            f"The parameter {name} of {type(estimator).__name__} is {reprlib.repr(value)}, "
+            f"expected {expected}; set it in the constructor or with set_params({name}=...)."
+        )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fmfast import _table
+from fmfast._dispatch import table as kernel
 
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
@@ -106,10 +106,10 @@ class ParameterTable:
         self.bias[:, 0] = 0.0
         self.bias[:, 1:] = bias_state
         for output, rows in enumerate(self.rows):
-            _table.fill_rows(rows, 0, self.n_factors, init_std, seed + output, padded)
+            kernel.fill_rows(rows, 0, self.n_factors, init_std, seed + output, padded)
 
     def all_finite(self) -> bool:
-        return bool(np.isfinite(self.bias).all()) and all(_table.all_finite(rows) for rows in self.rows)
+        return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
 
     def __getstate__(self) -> dict:
         # Without the padding, and aligned again after unpickling.

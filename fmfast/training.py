@@ -24,6 +24,8 @@ from fmfast.solvers.sgd import visiting_order
 from fmfast.table import ParameterTable, TableBackup
 from fmfast.validation import SparseRows
 
+_SAMPLES_PER_THREAD = 500  # fewer are done before another thread has started
+
 Callback = Callable[[dict[str, Any]], Any]
 Scoring = Callable[[NDArray, NDArray], float]
 
@@ -47,6 +49,28 @@ class Examples:
     def take(self, samples: NDArray[np.intp]) -> Examples:
         weight = self.weight[samples] if len(self.weight) else self.weight
         return Examples(self.rows.take(samples), self.target[samples], weight)
+
+    def split(self, n_second: int, seed: int, stratified: bool) -> tuple[Examples, Examples]:
+        """Two random parts; the second gets `n_second` samples of positive weight.
+
+        Stratified: in both parts, targets are about as frequent as in the whole.
+        """
+        counting = np.flatnonzero(self.weight) if len(self.weight) else np.arange(len(self.target))
+        order = np.random.default_rng([seed, 0]).permutation(counting)
+        if stratified:
+            # Walk through all targets side by side, so that a slice of the order has them in proportion.
+            order = order[np.argsort(self.target[order], kind="stable")]
+            _, start, count = np.unique(self.target[order], return_index=True, return_counts=True)
+            along = (np.arange(len(order)) - np.repeat(start, count) + 0.5) / np.repeat(count, count)
+            order = order[np.argsort(along, kind="stable")]
+        in_first = np.ones(len(self.target), dtype=bool)
+        in_first[order[:n_second]] = False
+        return self.take(np.flatnonzero(in_first)), self.take(np.flatnonzero(~in_first))
+
+    @property
+    def n_counting(self) -> int:
+        """Samples of positive weight."""
+        return int(np.count_nonzero(self.weight)) if len(self.weight) else len(self.target)
 
     @property
     def total_weight(self) -> float:
@@ -110,7 +134,7 @@ def train(
         with _thread_pool(n_threads) as executor:
             for _ in range(stopping.max_iter):
                 started = time.perf_counter()
-                loss = _run_epoch(model, solver, examples, targets, executor)
+                loss = _run_epoch(model, solver, examples, targets, executor, n_threads)
                 seconds = time.perf_counter() - started
                 training.n_epochs += 1
                 record = {
@@ -136,7 +160,7 @@ def train(
                     break
         if best is not None:
             best.restore()
-        if not model.table.all_finite():
+        if not (model.table.all_finite() and _last_scores_are_finite(model, examples.rows)):
             raise _divergence(solver, examples.rows, training.n_epochs)
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
@@ -179,6 +203,7 @@ def _run_epoch(
     examples: Examples,
     targets: Sequence[NDArray[np.float64]],
     executor: ThreadPoolExecutor | None,
+    n_threads: int,
 ) -> float:
     """One epoch of every output; returns the sum of weight * loss."""
     assert model.training is not None
@@ -187,21 +212,32 @@ def _run_epoch(
     loss = 0.0
     for output, target in enumerate(targets):
         loss += solver.run_epoch(
-            model.table, output, rows, target, examples.weight, runs, run_length, epoch, executor
+            model.table, output, rows, target, examples.weight, runs, run_length, epoch, executor, n_threads
         )
     if not np.isfinite(loss):
         raise _divergence(solver, rows, epoch + 1)
     return loss
 
 
-def count_threads(n_jobs: int | None) -> int:
-    """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on."""
-    if n_jobs is None:
-        return 1
-    if n_jobs > 0:
-        return int(n_jobs)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores + 1 + int(n_jobs))
+def _last_scores_are_finite(model: FMModel, rows: SparseRows) -> bool:
+    """Whether the row visited last and its neighbours have finite scores.
+
+    What the updates of other rows did, the scores of the rows after them have shown.
+    """
+    assert model.training is not None
+    n_shown = 1000  # at least a run of rows
+    runs, _ = visiting_order(rows.n_samples, rows.nnz, model.training.seed, model.training.n_epochs - 1)
+    start = max(0, min(int(runs[-1]), rows.n_samples - n_shown))
+    return bool(np.isfinite(model.score(rows.part(start, start + n_shown))).all())
+
+
+def count_threads(n_jobs: int | None, n_samples: int) -> int:
+    """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on; fewer for few samples."""
+    wanted = 1 if n_jobs is None else int(n_jobs)
+    if wanted < 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = max(1, cores + 1 + wanted)
+    return min(wanted, 1 + n_samples // _SAMPLES_PER_THREAD)
 
 
 @contextmanager
@@ -237,14 +273,17 @@ def _validation_score(
     if scoring is None:
         return -mean_loss(model, raw, validation)
     if model.classes is None:
-        score = float(scoring(validation.target, raw))
+        returned: Any = scoring(validation.target, raw)
     else:
-        labels = model.classes[validation.target.astype(np.intp)]
-        score = float(scoring(labels, class_probabilities(raw)))
+        returned = scoring(model.classes[validation.target.astype(np.intp)], class_probabilities(raw))
+    try:
+        score = float(returned)
+    except (TypeError, ValueError):
+        score = np.nan
     if np.isnan(score):
         raise ValueError(
-            "The scoring function returned NaN, expected a number (higher is better); correct it, or use "
-            "scoring='loss'."
+            f"The scoring function returned {returned!r}, expected a number (higher is better); correct it, "
+            "or use scoring='loss'."
         )
     return score
 
@@ -283,6 +322,6 @@ def _divergence(solver: StochasticSolver, rows: SparseRows, epoch: int) -> Diver
     return DivergenceError(
         f"Training with solver {solver.name!r} diverged in epoch {epoch} at learning_rate="
         f"{solver.learning_rate:g} (the largest |x| is {rows.largest_value():g}): scores or parameters are "
-        "no longer finite. Nothing was changed; use a smaller learning_rate or init_std, a larger reg_V, or "
-        "scale the columns of X to about 1."
+        "no longer finite, and nothing was changed; use a smaller learning_rate or init_std, a larger reg_V, "
+        "or scale the columns of X to about 1."
     )

@@ -66,7 +66,7 @@ def test_demo_is_faster_than_numpy(demo):
     assert per_sample[2] == 1  # epochs
     # Far below what is measured on an idle machine.
     assert per_sample[-1] > 20
-    assert mini_batch[-1] > 1
+    assert mini_batch[-1] >= 1
 
 
 def test_demo_names_its_data(demo):

@@ -1,12 +1,16 @@
-"""Stochastic solvers: one small update per sample (`sgd`, `adagrad`).
+"""Stochastic solvers: one small update per sample (`sgd`, `adagrad`, `ftrl`).
 
-They minimise
+`sgd` and `adagrad` minimise
 
     sum_i c_i [ loss(score(x_i), y_i) + sum_{j in x_i} ( reg_w / 2 w_j^2 + reg_V / 2 |v_j|^2 ) ]
 
 sample by sample, c_i being the sample's weight. The penalty of a feature counts once for every
 sample that contains it, as in libFM: an update touches only the features of its sample, and how
-strongly a feature is held does not depend on how many samples there are.
+strongly a feature is held does not depend on how many samples there are. `ftrl` minimises
+
+    sum_i c_i loss(score(x_i), y_i) + sum_j ( l1_w |w_j| + reg_w / 2 w_j^2 + reg_V / 2 |v_j|^2 )
+
+where a penalty counts once, and sets every w_j to exactly 0 that is not worth its l1_w.
 
 The order of the samples
 ------------------------
@@ -28,30 +32,35 @@ from fmfast._dispatch import core
 from fmfast.table import BIAS_SIZE, ParameterTable
 from fmfast.validation import SparseRows
 
-N_LANES = 32
-_RUN_NNZ = 256  # nonzeros that make a run worth a jump in memory: one kilobyte of indices
+N_LANES = 8
+_RUN_NNZ = 512  # nonzeros that make a run worth a jump in memory: two kilobytes of indices
 _MIN_RUNS = 4096  # below which shorter runs are better for the mixing than long ones for the speed
 _SEGMENT_NNZ = 1 << 22  # nonzeros per call of a kernel: how long Ctrl-C may have to wait
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What a kind of target asks for by default."""
-
-    loss: str
+class _Defaults:
+    learning_rate: float
     reg_w: float
     reg_V: float
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What is particular to one solver; its update itself stands in `_core.pyx`."""
+    """What is particular to one solver; its update itself stands in `_steps.pxd`."""
 
     name: str
-    learning_rates: dict[str, float]  # by task
+    defaults: dict[str, _Defaults]  # by task
     learning_rate_decay: float
-    state_size: int
+    row_norm_power: int  # see `configured`
+    weight_state: int  # numbers of state of w_j (and of w0)
+    vector_state: int  # of v_j as a whole
+    factor_state: int  # of every factor
     initial_state: float
+
+    def state_size(self, n_factors: int) -> int:
+        """Numbers of state per feature."""
+        return self.weight_state + self.vector_state + self.factor_state * n_factors
 
     def configured(
         self,
@@ -62,50 +71,81 @@ class _Kind:
         learning_rate_decay: float | None = None,
         reg_w: float | None = None,
         reg_V: float | None = None,
+        l1_w: float = 0.0,
     ) -> StochasticSolver:
         """The solver for "regression" or "classification", with defaults for what is None.
 
-        `row_norm` is the mean of sum_j |x_ij| over the rows. A step of size r in every w_j and v_j of a
-        sample moves its score by about r sum_j |x_j|, so the default rate is lower where rows are long.
+        `row_norm` is the mean over the rows of n = sum_j |x_ij|^p, p being `row_norm_power`. A step moves
+        w_j by at most r ("adagrad") or by r x_j ("sgd"), hence the score by about r n with p = 1 or 2; what
+        the factors add to that grows like n^2. So the default rate is lower where rows are long or values
+        large.
         """
-        defaults = _TASKS[task]
+        default = self.defaults[task]
         if learning_rate is None:
-            learning_rate = self.learning_rates[task] / max(1.0, row_norm / _ORDINARY_ROW_NORM)
+            length = row_norm / _ORDINARY_ROW_NORM
+            learning_rate = default.learning_rate / max(1.0, length, length * length / 100.0)
         return StochasticSolver(
             name=self.name,
-            loss=defaults.loss,
+            loss=_LOSSES[task],
             learning_rate=float(learning_rate),
             learning_rate_decay=float(
                 self.learning_rate_decay if learning_rate_decay is None else learning_rate_decay
             ),
-            reg_w=float(defaults.reg_w if reg_w is None else reg_w),
-            reg_V=float(defaults.reg_V if reg_V is None else reg_V),
+            reg_w=float(default.reg_w if reg_w is None else reg_w),
+            reg_V=float(default.reg_V if reg_V is None else reg_V),
+            l1_w=float(l1_w),
         )
 
 
+_LOSSES = {"regression": "squared", "classification": "logistic"}
+
 # bench/README.md tells how these defaults were chosen, and on what data.
 _ORDINARY_ROW_NORM = 10.0
-_TASKS = {
-    "regression": _Task("squared", reg_w=0.01, reg_V=0.03),
-    "classification": _Task("logistic", reg_w=1e-5, reg_V=1e-5),
-}
 SOLVERS = {
-    "sgd": _Kind(
-        "sgd",
-        learning_rates={"regression": 0.01, "classification": 0.01},
-        learning_rate_decay=0.02,
-        state_size=0,
-        initial_state=0.0,
-    ),
-    # The accumulators start at 1, not at 0: the first steps then follow the size of the gradient instead of
-    # being as long as the learning rate whatever it is.
-    "adagrad": _Kind(
-        "adagrad",
-        learning_rates={"regression": 0.2, "classification": 0.5},
-        learning_rate_decay=0.0,
-        state_size=2,
-        initial_state=1.0,
-    ),
+    kind.name: kind
+    for kind in (
+        # The accumulators start at 1, not at 0: the first steps then follow the size of the gradient instead
+        # of being as long as the learning rate whatever it is.
+        _Kind(
+            "adagrad",
+            {
+                "regression": _Defaults(learning_rate=0.2, reg_w=0.01, reg_V=0.03),
+                "classification": _Defaults(learning_rate=0.5, reg_w=1e-5, reg_V=1e-5),
+            },
+            learning_rate_decay=0.0,
+            row_norm_power=1,
+            weight_state=1,
+            vector_state=1,
+            factor_state=0,
+            initial_state=1.0,
+        ),
+        _Kind(
+            "sgd",
+            {
+                "regression": _Defaults(learning_rate=0.01, reg_w=0.01, reg_V=0.03),
+                "classification": _Defaults(learning_rate=0.01, reg_w=1e-5, reg_V=1e-5),
+            },
+            learning_rate_decay=0.02,
+            row_norm_power=2,
+            weight_state=0,
+            vector_state=0,
+            factor_state=0,
+            initial_state=0.0,
+        ),
+        _Kind(
+            "ftrl",
+            {
+                "regression": _Defaults(learning_rate=0.05, reg_w=1.0, reg_V=1.0),
+                "classification": _Defaults(learning_rate=0.2, reg_w=1.0, reg_V=1.0),
+            },
+            learning_rate_decay=0.0,
+            row_norm_power=1,
+            weight_state=2,
+            vector_state=0,
+            factor_state=2,
+            initial_state=0.0,
+        ),
+    )
 }
 
 
@@ -115,13 +155,15 @@ class StochasticSolver:
 
     Parameters
     ----------
-    name : {"sgd", "adagrad"}
+    name : {"adagrad", "sgd", "ftrl"}
     loss : {"squared", "logistic"}
     learning_rate : float
     learning_rate_decay : float
         Epoch t (from 0) uses learning_rate / (1 + learning_rate_decay * t).
     reg_w, reg_V : float
         L2 strength on w and V.
+    l1_w : float
+        L1 strength on w, "ftrl" only.
     """
 
     name: str
@@ -130,14 +172,16 @@ class StochasticSolver:
     learning_rate_decay: float
     reg_w: float
     reg_V: float
+    l1_w: float = 0.0
 
     def new_table(
         self, n_outputs: int, n_features: int, n_factors: int, dtype: np.dtype, init_std: float, seed: int
     ) -> ParameterTable:
         """An initialised table with room for this solver's state."""
         kind = SOLVERS[self.name]
-        table = ParameterTable(n_outputs, n_features, n_factors, kind.state_size, dtype)
-        state, bias_state = (np.full(size, kind.initial_state) for size in (kind.state_size, BIAS_SIZE - 1))
+        state_size = kind.state_size(n_factors)
+        table = ParameterTable(n_outputs, n_features, n_factors, state_size, dtype)
+        state, bias_state = (np.full(size, kind.initial_state) for size in (state_size, BIAS_SIZE - 1))
         table.initialize(init_std, seed, state, bias_state)
         return table
 
@@ -152,10 +196,11 @@ class StochasticSolver:
         run_length: int,
         epoch: int,
         executor: ThreadPoolExecutor | None = None,
+        n_threads: int = 1,
     ) -> float:
         """Visit all runs once; returns the sum of weight * loss, infinite if a score diverged.
 
-        With an executor, its threads share the runs and update the one table without locks
+        With an executor, n_threads of its threads share the runs and update the one table without locks
         (Hogwild; Niu, Recht, Re, Wright 2011).
         """
         rate = self.learning_rate / (1.0 + self.learning_rate_decay * epoch)
@@ -165,7 +210,7 @@ class StochasticSolver:
                 rows.data, rows.indices, rows.indptr, target, sample_weight,
                 part, run_length, N_LANES,
                 table.rows[output], table.bias[output], table.n_factors,
-                core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V,
+                core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V, self.l1_w,
             )  # fmt: skip
 
         loss_sum = 0.0
@@ -173,7 +218,7 @@ class StochasticSolver:
             if executor is None:
                 loss_sum += visit(segment)
             else:
-                loss_sum += sum(executor.map(visit, np.array_split(segment, executor._max_workers)))
+                loss_sum += sum(executor.map(visit, np.array_split(segment, n_threads)))
             if not np.isfinite(loss_sum):
                 break
         return loss_sum

@@ -1,0 +1,652 @@
+"""The compiled kernel against the definition, for every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from fmfast._dispatch import available_levels, load_core
+from fmfast.table import ParameterTable
+
+LEVELS = available_levels()
+FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 128, 200]
+CHUNK_NNZ, CHUNK_ROWS = 8192, 4096  # what the kernel gathers at a time, see _core.pyx
+
+
+@pytest.fixture(params=LEVELS)
+def core(request):
+    return load_core(request.param)
+
+
+@dataclass
+class Rows:
+    """A CSR matrix as the kernel takes it, and the same as a dense matrix with a mask of what is stored."""
+
+    dense: NDArray
+    stored: NDArray[np.bool_]
+    index_dtype: str = "int32"
+    data: NDArray | None = None
+
+    def __post_init__(self):
+        if self.data is None:
+            self.data = self.dense[self.stored]
+        self.indices = np.nonzero(self.stored)[1].astype(self.index_dtype)
+        self.indptr = np.concatenate([[0], np.cumsum(self.stored.sum(axis=1))]).astype(np.int64)
+
+    @property
+    def n_samples(self):
+        return len(self.dense)
+
+    @property
+    def n_features(self):
+        return self.dense.shape[1]
+
+    @property
+    def csr(self):
+        return self.data, self.indices, self.indptr
+
+
+def random_rows(rng, n_samples=14, n_features=22, dtype="float64", index_dtype="int32"):
+    """Negative and non-binary values, an explicit zero, empty rows, a full row, an unused column."""
+    stored = rng.random((n_samples, n_features)) < 0.4
+    stored[0] = stored[n_samples // 2] = stored[-1] = False
+    stored[1] = True
+    stored[:, 5] = False
+    dense = np.where(stored, rng.normal(size=stored.shape), 0.0).astype(dtype)
+    dense[1, 3] = 0.0
+    return Rows(dense, stored, index_dtype)
+
+
+def long_rows(rng, lengths, n_features=9_200):
+    """Rows with given numbers of nonzeros, all of them 1 or -1."""
+    stored = np.zeros((len(lengths), n_features), dtype=bool)
+    for row, length in zip(stored, lengths, strict=True):
+        row[rng.choice(n_features, length, replace=False)] = True
+    return Rows(np.where(stored, rng.choice([-1.0, 1.0], stored.shape), 0.0), stored)
+
+
+def random_table(rng, n_features, n_factors, dtype="float64", state_size=0, init_std=None):
+    """w0, w and V random; accumulators 0.25. The padding is NaN: whoever reads it is found out."""
+    table = ParameterTable(1, n_features, n_factors, state_size, dtype)
+    table.rows[:] = np.nan
+    table.state[:] = 0.25
+    table.bias[:] = [0.3, 0.25, np.nan]
+    table.w[0] = rng.normal(size=n_features)
+    # Pairwise terms of the size of the linear ones, however many factors share them.
+    std = 0.5 / max(n_factors, 1) ** 0.25 if init_std is None else init_std
+    table.V[0] = rng.normal(0.0, std, (n_features, n_factors))
+    return table
+
+
+def parameters(table):
+    """Copies of w0, w and V."""
+    return float(table.w0[0]), table.w[0].copy(), table.V[0].copy()
+
+
+def score(core, rows, table, first=0, stop=None, out=None):
+    out = np.full(rows.n_samples, np.nan) if out is None else out
+    stop = rows.n_samples if stop is None else stop
+    core.score_rows(*rows.csr, first, stop, table.rows[0], table.bias[0, 0], table.n_factors, out)
+    return out
+
+
+def train(
+    core,
+    rows,
+    y,
+    table,
+    *,
+    solver="sgd",
+    loss="squared",
+    sample_weight=None,
+    runs=None,
+    run_length=1,
+    n_lanes=1,
+    learning_rate=1.0,
+    reg_w=0.0,
+    reg_V=0.0,
+):
+    """One pass, over the rows as they stand unless told otherwise."""
+    return core.train_rows(
+        *rows.csr,
+        np.asarray(y, dtype=np.float64),
+        np.empty(0) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64),
+        np.arange(0, rows.n_samples, run_length) if runs is None else np.asarray(runs, dtype=np.int64),
+        run_length,
+        n_lanes,
+        table.rows[0],
+        table.bias[0],
+        table.n_factors,
+        core.SOLVERS[solver],
+        core.LOSSES[loss],
+        learning_rate,
+        reg_w,
+        reg_V,
+    )
+
+
+def assert_scores(actual, X, table, rounding=8.0):
+    """Equal to the definition, up to a few rounding errors of the table's dtype."""
+    # The kernel computes in the dtype of the table, so that is the X it sees.
+    X, params = X.astype(table.dtype), parameters(table)
+    error = np.abs(actual - reference.score(X, *params))
+    assert (error <= rounding * np.finfo(table.dtype).eps * reference.magnitude(X, *params)).all()
+
+
+# ---------------------------------------------------------------------------------------------
+# Score
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_factors", FACTORS)
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scores_are_those_of_the_definition(core, dtype, index_dtype, n_factors):
+    rng = np.random.default_rng(n_factors)
+    for x_dtype in ("float32", "float64"):
+        rows = random_rows(rng, dtype=x_dtype, index_dtype=index_dtype)
+        table = random_table(rng, rows.n_features, n_factors, dtype)
+        scores = score(core, rows, table)
+        assert_scores(scores, rows.dense, table)
+        assert_array_equal(scores[[0, 7, -1]], table.w0[0])  # the empty rows
+
+
+def test_score_of_a_worked_example(core):
+    table = random_table(np.random.default_rng(0), 3, 2)
+    table.bias[0, 0] = 1.0
+    table.w[0] = [2.0, 3.0, 4.0]
+    table.V[0] = [[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]]
+    # 1 + (2 - 3 + 8) + [<v0,v1> 1 (-1) + <v0,v2> 1 2 + <v1,v2> (-1) 2] = 1 + 7 + [-2 + 0 - 10]
+    X = np.array([[1.0, -1.0, 2.0]])
+    assert_array_equal(score(core, Rows(X, X != 0), table), [-4.0])
+    assert_array_equal(reference.score(X, *parameters(table)), [-4.0])
+
+
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_few_rows(core, n_samples):
+    rng = np.random.default_rng(1)
+    full = random_rows(rng)
+    rows = Rows(full.dense[1 : 1 + n_samples], full.stored[1 : 1 + n_samples])
+    table = random_table(rng, rows.n_features, 5)
+    assert_scores(score(core, rows, table), rows.dense, table)
+
+
+def test_nothing_but_empty_rows(core):
+    rows = Rows(np.zeros((3, 4)), np.zeros((3, 4), dtype=bool))
+    assert_array_equal(score(core, rows, random_table(np.random.default_rng(2), 4, 2)), [0.3, 0.3, 0.3])
+
+
+def test_explicit_zeros_add_nothing(core):
+    rng = np.random.default_rng(3)
+    rows = random_rows(rng)
+    without = Rows(rows.dense, rows.dense != 0)
+    assert len(without.data) < len(rows.data)
+    table = random_table(rng, rows.n_features, 8)
+    assert_array_equal(score(core, rows, table), score(core, without, table))
+
+
+@pytest.mark.parametrize("n_factors", [0, 4, 8, 70])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_values_mean_ones(core, dtype, n_factors):
+    """For X with nothing but ones the kernel takes an empty array, in training and in scoring."""
+    rng = np.random.default_rng(4)
+    stored = random_rows(rng, n_samples=3 * CHUNK_NNZ // 22).stored  # several chunks
+    ones = Rows(stored.astype(dtype), stored)
+    implicit = replace(ones, data=np.empty(0, dtype))
+    tables = [
+        random_table(np.random.default_rng(5), ones.n_features, n_factors, dtype, 2, init_std=0.1)
+        for _ in range(2)
+    ]
+    y = rng.normal(size=ones.n_samples)
+    before = tables[0].rows.copy()
+    losses = [
+        train(core, rows, y, table, solver="adagrad", learning_rate=0.1)
+        for rows, table in zip((ones, implicit), tables, strict=True)
+    ]
+    assert losses[0] == losses[1]
+    assert_array_equal(tables[0].rows, tables[1].rows)
+    assert not np.array_equal(tables[0].rows, before, equal_nan=True)
+    assert_array_equal(score(core, ones, tables[0]), score(core, implicit, tables[0]))
+    assert_scores(score(core, implicit, tables[0])[:50], ones.dense[:50], tables[0])
+
+
+@pytest.fixture(scope="module")
+def long():
+    """Rows around the size of the kernel's buffer, a table, and the scores by the definition."""
+    rng = np.random.default_rng(6)
+    rows = long_rows(rng, [3, CHUNK_NNZ - 4, 1, CHUNK_NNZ, 0, CHUNK_NNZ + 1, 2, 9_100, 5])
+    table = random_table(rng, rows.n_features, 3)
+    return rows, table, reference.score(rows.dense, *parameters(table))
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", 1e-5), ("float64", 1e-14)])
+def test_rows_longer_than_the_buffer(core, long, dtype, precision):
+    rows, exact, expected = long
+    table = random_table(np.random.default_rng(0), rows.n_features, 3, dtype)
+    table.w[:], table.V[:] = exact.w, exact.V
+    # Errors are relative to sum_jf V_jf^2 x_j^2, which Lemma 3.1 adds and subtracts; all x_j^2 are 1 here.
+    assert_allclose(score(core, rows, table), expected, rtol=0.0, atol=precision * (exact.V**2).sum())
+
+
+@pytest.mark.parametrize("n_factors", [0, 2, 16])
+def test_more_rows_than_the_buffer_holds(core, n_factors):
+    rng = np.random.default_rng(7)
+    few = random_rows(rng, n_features=6)
+    repeats = 2 * CHUNK_ROWS // few.n_samples + 7
+    table = random_table(rng, few.n_features, n_factors)
+    rows = Rows(np.tile(few.dense, (repeats, 1)), np.tile(few.stored, (repeats, 1)))
+    scores = score(core, rows, table)
+    assert_array_equal(scores, np.tile(scores[: few.n_samples], repeats))
+    assert_scores(scores[: few.n_samples], few.dense, table)
+
+
+@pytest.mark.parametrize("n_samples", [14, 2 * CHUNK_ROWS + 5])
+def test_part_of_the_rows(core, n_samples):
+    """Scores of rows first .. stop - 1 are the same as those of all, and no others are written."""
+    rng = np.random.default_rng(8)
+    rows = random_rows(rng, n_samples=n_samples, n_features=6)
+    table = random_table(rng, rows.n_features, 8)
+    everything = score(core, rows, table)
+    middle = n_samples // 2
+    for first, stop in [(0, 1), (1, middle), (middle, n_samples), (n_samples - 1, n_samples), (4, 4)]:
+        expected = np.full(n_samples, np.nan)
+        expected[first:stop] = everything[first:stop]
+        assert_array_equal(score(core, rows, table, first, stop), expected)
+    assert_array_equal(score(core, rows, table, n_samples, n_samples), np.full(n_samples, np.nan))
+
+
+# ---------------------------------------------------------------------------------------------
+# Gradients
+# ---------------------------------------------------------------------------------------------
+
+
+def gradient_by_differences(x, stored, y, weight, params, settings):
+    """Central differences of the objective, in the shapes of w0, w, V."""
+    h = 1e-5
+    flat = np.concatenate([np.ravel(array) for array in params])
+    gradient = np.empty(len(flat))
+    n = len(params[1])
+    for i in range(len(flat)):
+        values = []
+        for sign in (1.0, -1.0):
+            moved = flat.copy()
+            moved[i] += sign * h
+            moved = moved[0], moved[1 : 1 + n], moved[1 + n :].reshape(params[2].shape)
+            values.append(reference.objective(x, stored, y, weight, *moved, **settings))
+        gradient[i] = (values[0] - values[1]) / (2 * h)
+    return gradient[0], gradient[1 : 1 + n], gradient[1 + n :].reshape(params[2].shape)
+
+
+def one_row(rng, n_features=9):
+    stored = np.arange(n_features) % 4 != 2
+    dense = np.where(stored, rng.normal(size=n_features), 0.0)
+    dense[1] = 0.0  # explicit
+    return Rows(dense[None], stored[None])
+
+
+SETTINGS = [
+    ({"reg_w": 0.0, "reg_V": 0.0}, None),
+    ({"reg_w": 0.3, "reg_V": 0.0}, None),
+    ({"reg_w": 0.0, "reg_V": 0.7}, None),
+    ({"reg_w": 0.3, "reg_V": 0.7}, 2.5),
+    ({"reg_w": 0.3, "reg_V": 0.7}, 0.0),
+]
+
+
+@pytest.mark.parametrize(("reg", "weight"), SETTINGS)
+@pytest.mark.parametrize("n_factors", [0, 1, 3, 8, 16, 32, 64, 65])
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_a_step_of_sgd_is_the_gradient(core, loss, n_factors, reg, weight):
+    """A step of SGD is linear in its rate: at rate 1 it is the gradient itself."""
+    rng = np.random.default_rng(9)
+    rows, y, settings = one_row(rng), 1.0, {"loss": loss, **reg}
+    table = random_table(rng, rows.n_features, n_factors)
+    before = parameters(table)
+    sample = rows.dense[0], rows.stored[0], y, 1.0 if weight is None else weight
+
+    loss_sum = train(core, rows, [y], table, sample_weight=None if weight is None else [weight], **settings)
+    step = [b - a for b, a in zip(before, parameters(table), strict=True)]
+
+    expected_loss = reference.objective(*sample, *before, loss=loss, reg_w=0.0, reg_V=0.0)
+    assert_allclose(loss_sum, expected_loss, rtol=1e-12)
+    for actual, gradient in zip(
+        step, reference.objective_gradient(*sample, *before, **settings), strict=True
+    ):
+        assert_allclose(actual, gradient, rtol=1e-10, atol=1e-13)
+    for actual, gradient in zip(step, gradient_by_differences(*sample, before, settings), strict=True):
+        assert_allclose(actual, gradient, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_a_step_of_float32(core, loss, solver):
+    """The same step as in float64, to the precision of float32."""
+    steps = []
+    for dtype in ("float32", "float64"):
+        rng = np.random.default_rng(10)
+        rows = one_row(rng)
+        rows = replace(rows, data=rows.data.astype("float32"))
+        table = random_table(rng, rows.n_features, 8, dtype, 2)
+        before = parameters(table)
+        train(core, rows, [1.0], table, solver=solver, loss=loss, reg_w=0.1, reg_V=0.2)
+        steps.append([b - a for b, a in zip(before, parameters(table), strict=True)])
+    for single, double in zip(*steps, strict=True):
+        assert_allclose(single, double, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_factors", [0, 1, 8, 65])
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_a_step_of_adagrad(core, loss, n_factors):
+    """G += g^2 (one G for a row of V), then theta -= rate / sqrt(G) g."""
+    rng = np.random.default_rng(11)
+    rows, y, weight, settings = one_row(rng), 1.0, 1.5, {"loss": loss, "reg_w": 0.3, "reg_V": 0.7}
+    table = random_table(rng, rows.n_features, n_factors, state_size=2)
+    w0, w, V = parameters(table)
+    train(core, rows, [y], table, sample_weight=[weight], solver="adagrad", learning_rate=0.1, **settings)
+
+    g_w0, g_w, g_V = reference.objective_gradient(
+        rows.dense[0], rows.stored[0], y, weight, w0, w, V, **settings
+    )
+    G_w0, G_w, G_V = 0.25 + g_w0**2, 0.25 + g_w**2, 0.25 + (g_V**2).sum(axis=1)
+    assert_allclose(table.bias[0, :2], [w0 - 0.1 / np.sqrt(G_w0) * g_w0, G_w0], rtol=1e-12)
+    assert_allclose(table.w[0], w - 0.1 / np.sqrt(G_w) * g_w, rtol=1e-12)
+    assert_allclose(table.V[0], V - 0.1 / np.sqrt(G_V)[:, None] * g_V, rtol=1e-11)
+    assert_allclose(table.state[0], np.stack([G_w, G_V], axis=1), rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def long_step():
+    """One row longer than the kernel's buffer, a table, and the gradient by the definition."""
+    rng = np.random.default_rng(12)
+    rows = long_rows(rng, [9_100])
+    table = random_table(rng, rows.n_features, 2, state_size=2, init_std=0.01)
+    gradient = reference.objective_gradient(
+        rows.dense[0], rows.stored[0], 1.0, 1.0, *parameters(table), loss="squared", reg_w=0.0, reg_V=0.0
+    )
+    return rows, table, gradient
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+def test_a_step_over_a_row_longer_than_the_buffer(core, long_step, solver):
+    rows, initial, (g_w0, g_w, g_V) = long_step
+    table = copy.deepcopy(initial)
+    train(core, rows, [1.0], table, solver=solver, learning_rate=1e-3)
+    if solver == "adagrad":
+        g_w0, g_w = g_w0 / np.sqrt(0.25 + g_w0**2), g_w / np.sqrt(0.25 + g_w**2)
+        g_V = g_V / np.sqrt(0.25 + (g_V**2).sum(axis=1))[:, None]
+    for before, after, g in zip(parameters(initial), parameters(table), (g_w0, g_w, g_V), strict=True):
+        assert_allclose(before - after, 1e-3 * g, rtol=1e-8, atol=1e-12)
+
+
+def test_the_loss_of_a_pass_is_the_sum_over_the_samples(core):
+    """With a rate of 0 the parameters stand still, and the loss is that of the initial model."""
+    rng = np.random.default_rng(13)
+    rows = random_rows(rng, n_samples=40)
+    y, weight = rng.integers(0, 2, 40).astype(float), rng.uniform(0.0, 2.0, 40)
+    table = random_table(rng, rows.n_features, 4)
+    before = table.rows.copy()
+    scores = reference.score(rows.dense, *parameters(table))
+    for loss in reference.LOSSES:
+        actual = train(core, rows, y, table, loss=loss, sample_weight=weight, learning_rate=0.0, n_lanes=3)
+        assert_allclose(actual, weight @ reference.loss_value(loss, scores, y), rtol=1e-12)
+        assert_array_equal(table.rows, before)
+
+
+# ---------------------------------------------------------------------------------------------
+# Losses
+# ---------------------------------------------------------------------------------------------
+
+# loss, score, y, value, derivative; those of the logistic loss from log(1 + e^s) = s + log(1 + e^-s)
+EXTREMES = [
+    ("squared", 1e4, 1.0, 0.5 * 9999.0**2, 9999.0),
+    ("squared", -1e4, 1.0, 0.5 * 10001.0**2, -10001.0),
+    ("logistic", 1e4, 0.0, 1e4, 1.0),
+    ("logistic", 1e4, 1.0, 0.0, 0.0),
+    ("logistic", -1e4, 0.0, 0.0, 0.0),
+    ("logistic", -1e4, 1.0, 1e4, -1.0),
+    ("logistic", 1e17, 0.0, 1e17, 1.0),
+    ("logistic", -1e17, 0.0, 0.0, 0.0),
+    ("logistic", 710.0, 0.0, 710.0, 1.0),
+    ("logistic", 40.0, 1.0, math.exp(-40.0), 0.0),
+    ("logistic", -40.0, 0.0, math.exp(-40.0), math.exp(-40.0)),
+    ("logistic", 0.0, 0.0, math.log(2.0), 0.5),
+    ("logistic", 0.0, 1.0, math.log(2.0), -0.5),
+    ("logistic", 2.0, 0.25, math.log1p(math.exp(2.0)) - 0.5, 1.0 / (1.0 + math.exp(-2.0)) - 0.25),
+    ("logistic", -2.0, 0.25, math.log1p(math.exp(-2.0)) + 0.5, 1.0 / (1.0 + math.exp(2.0)) - 0.25),
+]
+
+
+@pytest.mark.parametrize(("loss", "score", "y", "value", "derivative"), EXTREMES)
+def test_loss_and_derivative_at_extreme_scores(core, loss, score, y, value, derivative):
+    """The score is w0 alone; with one weight that starts at 0, SGD at rate 1 leaves -dloss in it."""
+    table = ParameterTable(1, 1, 0, 0, "float64")
+    table.rows[:] = 0.0
+    table.bias[0] = [score, 0.0, 0.0]
+    one = np.ones((1, 1))
+    assert_allclose(train(core, Rows(one, one > 0), [y], table, loss=loss), value, rtol=1e-14, atol=0.0)
+    # Where the derivative is nearly 0 at y = 1, it is a difference of two numbers near 1.
+    assert_allclose(-table.w[0, 0], derivative, rtol=1e-14, atol=1e-16 if y == 1.0 else 0.0)
+
+
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_the_derivative_is_that_of_the_loss(core, loss):
+    """By finite differences, over scores where they are meaningful."""
+    one, h = np.ones((1, 1)), 1e-5
+
+    def run(score, y):
+        table = ParameterTable(1, 1, 0, 0, "float64")
+        table.rows[:] = 0.0
+        table.bias[0] = [score, 0.0, 0.0]
+        return train(core, Rows(one, one > 0), [y], table, loss=loss), -table.w[0, 0]
+
+    for y in (0.0, 0.3, 1.0):
+        for at in np.linspace(-15.0, 15.0, 31):
+            difference = (run(at + h, y)[0] - run(at - h, y)[0]) / (2 * h)
+            assert_allclose(run(at, y)[1], difference, rtol=1e-6, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------
+# Order of the visit
+# ---------------------------------------------------------------------------------------------
+
+
+def visited(core, n_samples, runs, run_length, n_lanes):
+    """The rows in the order in which the kernel visited them, as the parameters tell it.
+
+    Row i has a column of its own and the target i + 1; the loss is squared and the rate 1. A visit then
+    sets w0 to i + 1, whatever it was, and w_i to i + 1 minus what w0 was: the target of the row
+    visited before, or 0 for the first one.
+    """
+    table = ParameterTable(1, n_samples, 0, 0, "float64")
+    table.rows[:] = 0.0
+    rows = Rows(np.empty((n_samples, 0)), np.empty((n_samples, 0), dtype=bool))
+    rows.data, rows.indices, rows.indptr = (
+        np.empty(0),
+        np.arange(n_samples, dtype=np.int32),
+        np.arange(n_samples + 1),
+    )
+    targets = np.arange(1.0, n_samples + 1.0)
+    loss = train(core, rows, targets, table, runs=runs, run_length=run_length, n_lanes=n_lanes)
+    previous = (targets - table.w[0]).astype(int) - 1  # row visited before each row, -1 for none
+    following = {p: i for i, p in enumerate(previous.tolist()) if table.w[0, i] != 0.0}
+    order, i = [], -1
+    while (i := following.get(i)) is not None and len(order) < n_samples:
+        order.append(i)
+    assert order[-1] + 1 == table.w0[0]
+    steps = np.diff(np.asarray(order) + 1.0, prepend=0.0)
+    assert loss == 0.5 * steps @ steps  # hence no row was visited twice
+    return order
+
+
+@pytest.mark.parametrize(
+    ("runs", "run_length", "n_lanes", "expected"),
+    [
+        # Lanes (6, 0), then (9, 3); the run at 9 is cut short by the end of X.
+        ([6, 0, 9, 3], 3, 2, [6, 0, 7, 1, 8, 2, 9, 3, 10, 4, 5]),
+        # Two lanes of three runs: the last one runs alone.
+        ([4, 8, 0], 4, 2, [4, 8, 5, 9, 6, 10, 7, 0, 1, 2, 3]),
+        ([8, 4, 0], 4, 3, [8, 4, 0, 9, 5, 1, 10, 6, 2, 7, 3]),
+        ([8, 4, 0], 4, 1, [8, 9, 10, 4, 5, 6, 7, 0, 1, 2, 3]),
+        # More lanes than runs.
+        ([4, 8, 0], 4, 32, [4, 8, 0, 5, 9, 1, 6, 10, 2, 7, 3]),
+        ([0], 11, 2, list(range(11))),
+        # Some of the runs, as a thread or a segment has them.
+        ([8, 2], 2, 1, [8, 9, 2, 3]),
+        ([10, 2, 0, 8, 1, 7], 1, 4, [10, 2, 0, 8, 1, 7]),
+    ],
+)
+def test_runs_are_interleaved_as_documented(core, runs, run_length, n_lanes, expected):
+    assert visited(core, 11, runs, run_length, n_lanes) == expected
+
+
+@pytest.mark.parametrize("n_lanes", [1, 5, 32])
+@pytest.mark.parametrize("run_length", [1, 3, 64, 1000])
+@pytest.mark.parametrize("n_samples", [1, 31, CHUNK_ROWS, 2 * CHUNK_ROWS + 100])
+def test_every_row_is_visited_once(core, n_samples, run_length, n_lanes):
+    rng = np.random.default_rng(14)
+    runs = rng.permutation(-(-n_samples // run_length)) * run_length
+    order = visited(core, n_samples, runs, run_length, n_lanes)
+    assert_array_equal(np.sort(order), np.arange(n_samples))
+    # A row's place: its group of lanes, then its place in the run, then its lane.
+    place_of_run = np.empty(len(runs), dtype=int)
+    place_of_run[runs // run_length] = np.arange(len(runs))
+    place = place_of_run[np.arange(n_samples) // run_length]
+    expected = np.lexsort((place % n_lanes, np.arange(n_samples) % run_length, place // n_lanes))
+    assert_array_equal(order, expected)
+
+
+def test_no_runs(core):
+    rng = np.random.default_rng(15)
+    rows = random_rows(rng)
+    table = random_table(rng, rows.n_features, 2)
+    before = table.rows.copy()
+    assert train(core, rows, np.ones(rows.n_samples), table, runs=[]) == 0.0
+    assert_array_equal(table.rows, before)
+
+
+# ---------------------------------------------------------------------------------------------
+# Divergence
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_divergence_returns_infinity(core, dtype, solver):
+    rng = np.random.default_rng(16)
+    rows = random_rows(rng, n_samples=200)
+    table = random_table(rng, rows.n_features, 4, dtype, 2)
+    assert train(core, rows, rng.normal(size=200), table, solver=solver, learning_rate=1e12) == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e19, -1e19])
+@pytest.mark.parametrize("where", ["w0", "w", "V"])
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_bad_parameters_return_infinity(core, loss, where, bad):
+    """Wherever the bad number stands, and though chunks of good rows come before and after."""
+    rng = np.random.default_rng(17)
+    n_samples = 3 * CHUNK_ROWS
+    stored = np.zeros((n_samples, 4), dtype=bool)
+    stored[:, 0] = True
+    stored[CHUNK_ROWS + 10, 1:] = True
+    rows = Rows(stored.astype(float), stored)
+    table = random_table(rng, 4, 2)
+    {"w0": table.w0, "w": table.w[0, 2:3], "V": table.V[0, 2:, 1]}[where][:] = bad
+    assert train(core, rows, np.ones(n_samples), table, loss=loss, learning_rate=1e-9) == np.inf
+
+
+def test_large_scores_are_no_divergence(core):
+    rows = random_rows(np.random.default_rng(18))
+    table = random_table(np.random.default_rng(18), rows.n_features, 2)
+    table.bias[0, 0] = 1e12
+    assert np.isfinite(train(core, rows, np.zeros(rows.n_samples), table, learning_rate=1e-16))
+
+
+# ---------------------------------------------------------------------------------------------
+# What the kernel leaves alone
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_factors", [0, 1, 8, 9, 64, 65])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+def test_training_touches_nothing_but_its_features(core, solver, dtype, n_factors):
+    """Not the padding, nor the rows of absent features, nor what lies before and behind the table."""
+    rng = np.random.default_rng(19)
+    rows = random_rows(rng)
+    # Two rows more at either end, of which the kernel knows nothing.
+    surroundings = random_table(rng, rows.n_features + 4, n_factors, dtype, 2)
+    surroundings.rows[:, :, n_factors + 3 :] = np.nan
+    table = random_table(rng, rows.n_features, n_factors, dtype, 2)
+    table.rows = surroundings.rows[:, 2:-2]
+    before = surroundings.rows.copy()
+    bias = table.bias.copy()
+    train(core, rows, rng.normal(size=rows.n_samples), table, solver=solver, learning_rate=1e-3)
+
+    changed = before != surroundings.rows
+    changed &= ~(np.isnan(before) & np.isnan(surroundings.rows))
+    parameters_and_state = n_factors + (3 if solver == "adagrad" else 1)
+    if n_factors == 0 and solver == "adagrad":
+        parameters_and_state = 2  # no factors, so nothing accumulates for them
+    used = np.concatenate([[False] * 2, rows.stored.any(axis=0), [False] * 2])
+    assert_array_equal(changed[0, used, :parameters_and_state], True)
+    assert_array_equal(changed[0, used, parameters_and_state:], False)
+    assert_array_equal(changed[0, ~used], False)
+    assert_array_equal(table.bias[0] != bias[0], [True, solver == "adagrad", True])  # NaN != NaN
+
+
+@pytest.mark.parametrize("x_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+def test_read_only_arrays_are_accepted(core, index_dtype, x_dtype):
+    rng = np.random.default_rng(20)
+    rows = random_rows(rng, dtype=x_dtype, index_dtype=index_dtype)
+    table = random_table(rng, rows.n_features, 3)
+    inputs = *rows.csr, rng.normal(size=rows.n_samples), np.ones(rows.n_samples), np.arange(rows.n_samples)
+    for array in inputs:
+        array.flags.writeable = False
+    kept = [array.copy() for array in inputs]
+    y, weight, runs = inputs[3:]
+    assert train(core, rows, y, table, sample_weight=weight, runs=runs, learning_rate=1e-3) > 0.0
+    table.rows.flags.writeable = False
+    assert_scores(score(core, rows, table), rows.dense, table)
+    for array, expected in zip(inputs, kept, strict=True):
+        assert_array_equal(array, expected)
+
+
+# ---------------------------------------------------------------------------------------------
+# Instruction sets
+# ---------------------------------------------------------------------------------------------
+
+
+def trained(level, n_factors, solver, dtype):
+    """Parameters and scores after three passes at one level."""
+    core, rng = load_core(level), np.random.default_rng(21)
+    rows, y = random_rows(rng, n_samples=200), rng.normal(size=200)
+    table = random_table(rng, rows.n_features, n_factors, dtype, 2, init_std=0.1)
+    for _ in range(3):
+        train(core, rows, y, table, solver=solver, n_lanes=32, learning_rate=0.01, reg_w=0.01, reg_V=0.01)
+    return *parameters(table), score(core, rows, table)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-11)])
+@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("n_factors", [0, 5, 8, 16, 32, 64, 70])
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_levels_agree(level, n_factors, solver, dtype, rtol):
+    for actual, expected in zip(
+        trained(level, n_factors, solver, dtype), trained(LEVELS[0], n_factors, solver, dtype), strict=True
+    ):
+        assert_allclose(actual, expected, rtol=rtol, atol=rtol)
+
+
+def test_the_same_call_gives_the_same_bytes():
+    for level in LEVELS:
+        first, second = (trained(level, 9, "adagrad", "float32") for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            assert_array_equal(a, b)
