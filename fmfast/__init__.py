@@ -5,6 +5,7 @@
 
 from importlib.metadata import version as _version
 
+from fmfast.config import show_config
 from fmfast.estimators import FMClassifier, FMRegressor
 from fmfast.exceptions import DataConversionWarning, DivergenceError, ModelFileError, NotFittedError
 from fmfast.model import FMModel
@@ -21,4 +22,5 @@ __all__ = [
     "ModelFileError",
     "NotFittedError",
     "load",
+    "show_config",
 ]

@@ -50,7 +50,6 @@ ctypedef fused index_t:
     int64_t
 
 
-
 cdef struct Chunk:
     Py_ssize_t n_rows
     Py_ssize_t nnz
@@ -76,18 +75,31 @@ cdef struct Order:
     Py_ssize_t lane
 
 
-cdef inline void prefetch_row(const floating* row, Py_ssize_t n_used) noexcept nogil:
-    """Every cache line of the first n_used elements of a table row."""
+cdef inline void prefetch_line(const void* address, bint for_update) noexcept nogil:
+    if for_update:
+        prefetch_write(address)
+    else:
+        prefetch(address)
+
+
+cdef inline void prefetch_row(const floating* row, Py_ssize_t n_used, bint for_update) noexcept nogil:
+    """Every cache line of the first n_used elements of a table row.
+
+    A line that will be written is fetched for this core alone, which saves asking again; lines that
+    are only read stay shared, so that several threads can score with the same hot rows.
+    """
     cdef const char* address = <const char*>row
     cdef Py_ssize_t offset = 0
     cdef Py_ssize_t last = n_used * <Py_ssize_t>sizeof(floating) - 1
     while offset < last:
-        prefetch_write(address + offset)
+        prefetch_line(address + offset, for_update)
         offset += CACHE_LINE
-    prefetch_write(address + last)
+    prefetch_line(address + last, for_update)
 
 
-cdef inline int allocate_chunk(Chunk* chunk, Py_ssize_t capacity, Py_ssize_t n_factors, Py_ssize_t itemsize) noexcept nogil:
+cdef inline int allocate_chunk(
+    Chunk* chunk, Py_ssize_t capacity, Py_ssize_t n_factors, Py_ssize_t itemsize
+) noexcept nogil:
     """Buffers of a chunk; -1 if memory is short. `free_chunk` in either case."""
     capacity = max(capacity, <Py_ssize_t>1)
     chunk.capacity = capacity
@@ -145,7 +157,7 @@ cdef inline void gather_row(
     if chunk.nnz < PREFETCH_NNZ:
         # The first rows of a chunk have nothing before them that could prefetch them.
         for p in range(min(nnz, PREFETCH_NNZ - chunk.nnz)):
-            prefetch_row(table + address[p], stride)
+            prefetch_row(table + address[p], stride, False)
     chunk.nnz += nnz
     chunk.n_rows += 1
     chunk.start[chunk.n_rows] = chunk.nnz
@@ -220,13 +232,14 @@ cdef inline bint fill_chunk(
 
 
 cdef inline Py_ssize_t longest_row(const int64_t* indptr, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Nonzeros of the longest of some rows: a chunk must have room for it."""
     cdef Py_ssize_t i, longest = 0
     for i in range(start, stop):
         longest = max(longest, indptr[i + 1] - indptr[i])
     return longest
 
 
-cdef inline void fill_with_ones(void* x, Py_ssize_t capacity, const floating* table) noexcept nogil:
+cdef inline void fill_with_ones(floating* x, Py_ssize_t capacity) noexcept nogil:
     cdef Py_ssize_t p
     for p in range(capacity):
-        (<floating*>x)[p] = 1
+        x[p] = 1

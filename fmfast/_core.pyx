@@ -98,6 +98,7 @@ cdef inline double score_row(
     Py_ssize_t n_factors,
     Py_ssize_t n_used,          # IN   elements of a table row to prefetch
     Py_ssize_t prefetch_nnz,
+    bint for_update,            # IN   whether the rows will be written (known to the compiler)
     floating* s,                # OUT  (n_factors,)
     floating* q,                # OUT  (n_factors,)
 ) noexcept nogil:
@@ -116,7 +117,7 @@ cdef inline double score_row(
         q[f] = 0
     for p in range(nnz):
         if p + prefetch_nnz < ahead:
-            prefetch_row(table + address[p + prefetch_nnz], n_used)
+            prefetch_row(table + address[p + prefetch_nnz], n_used, for_update)
         v = table + address[p]
         x_p = x[p]
         linear += v[n_factors] * x_p
@@ -167,7 +168,7 @@ cdef double train_chunk(
         weight = chunk.weight[i]
         score = score_row(
             table, address, x, nnz, chunk.nnz - chunk.start[i], bias[0], n_factors, n_used,
-            settings.prefetch_nnz, s, s + n_factors,
+            settings.prefetch_nnz, True, s, s + n_factors,
         )
         if not fabs(score) < DIVERGED_SCORE:
             return INFINITY
@@ -231,7 +232,7 @@ cdef void score_chunk(
         start = chunk.start[i]
         out[i] = score_row(
             table, chunk.address + start, <const floating*>chunk.x + start, chunk.start[i + 1] - start,
-            chunk.nnz - start, w0, k, k + 1, PREFETCH_NNZ, s, s + k,
+            chunk.nnz - start, w0, k, k + 1, PREFETCH_NNZ, False, s, s + k,
         )
 
 
@@ -314,7 +315,7 @@ def train_rows(
         failed = allocate_chunk(&chunk, capacity, n_factors, sizeof(floating))
         if not failed:
             if values == NULL:
-                fill_with_ones(chunk.x, capacity, parameters)
+                fill_with_ones(<floating*>chunk.x, capacity)
             while fill_chunk(
                 values, columns, &indptr[0], &y[0], weights, &order, parameters, table.shape[1], &chunk
             ):
@@ -352,7 +353,7 @@ def score_rows(
         failed = allocate_chunk(&chunk, nnz, n_factors, sizeof(floating))
         if not failed:
             if values == NULL:
-                fill_with_ones(chunk.x, nnz, parameters)
+                fill_with_ones(<floating*>chunk.x, nnz)
             for i in range(first, stop):
                 nnz = rows[i + 1] - rows[i]
                 if is_full(&chunk, nnz):
@@ -360,7 +361,8 @@ def score_rows(
                     done += chunk.n_rows
                     empty_chunk(&chunk)
                 gather_row(
-                    values + rows[i] if values != NULL else NULL, columns + rows[i], nnz, stride, parameters, &chunk
+                    values + rows[i] if values != NULL else NULL,
+                    columns + rows[i], nnz, stride, parameters, &chunk,
                 )
             if done < stop:
                 score_any_width(parameters, w0, &chunk, n_factors, &out[done])

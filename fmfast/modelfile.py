@@ -52,7 +52,7 @@ _BLOCK_SIZE = 1 << 22  # bytes that pass between file and table at a time
 _MAX_LABEL_BYTES = 1 << 26  # of the array of class labels: numpy pads each string to the longest
 
 # What a zip file or a JSON text that is not what it claims can raise while it is read.
-_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, OverflowError, RuntimeError, struct.error)
+_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, OverflowError, RuntimeError)
 
 _Class = TypeVar("_Class", bound=type)
 _CLASSES: dict[str, Any] = {}
@@ -82,8 +82,8 @@ def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
     """Read an estimator that its method `save` has written.
 
-    The file may come from a source that is not trusted: nothing in it is executed, and one that is damaged or
-    forged costs no more memory than a few times its size.
+    The file may come from a source that is not trusted: nothing in it is executed, and what it takes in memory
+    is in proportion to its size, whatever it claims.
 
     Parameters
     ----------
@@ -265,8 +265,8 @@ _NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers, but a score ma
 
 
 def _encode_number(value: Any) -> int | float | str | None:
-    if value is None or isinstance(value, numbers.Integral):
-        return value if value is None else int(value)
+    if value is None or isinstance(value, int):
+        return value
     return float(value) if math.isfinite(value) else repr(float(value))
 
 
@@ -404,8 +404,7 @@ def _arrays(model: FMModel) -> dict[str, NDArray]:
 
 def _npy_prefix(array: NDArray) -> bytes:
     """Magic, version and dtype of an .npy file, always as long, and on any machine the same."""
-    shape = f"({array.shape[0]},)" if array.ndim == 1 else str(array.shape)
-    text = f"{{'descr': '{_on_disk(array).str}', 'fortran_order': False, 'shape': {shape}, }}"
+    text = f"{{'descr': '{_on_disk(array).str}', 'fortran_order': False, 'shape': {array.shape}, }}"
     magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", _PREFIX_SIZE - 10)
     return magic + text.encode().ljust(_PREFIX_SIZE - 11) + b"\n"
 

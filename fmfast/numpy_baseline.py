@@ -20,10 +20,14 @@ Nothing here validates its input or looks for divergence; the estimators do. Thi
 nothing else of fmfast.
 
 S. Rendle, "Factorization Machines", ICDM 2010, doi 10.1109/ICDM.2010.127.
+J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+Optimization", JMLR 12, 2011.
+H. B. McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, doi 10.1145/2487575.2488200.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -46,16 +50,22 @@ __all__ = [
 ]
 
 LOSSES = ("squared", "logistic")
-SOLVERS = ("sgd", "adagrad")
+SOLVERS = ("sgd", "adagrad", "ftrl")
+FTRL_BETA = 1.0
 
 
 @dataclass
 class Parameters:
-    """Parameters of a factorization machine and the AdaGrad state of each.
+    """Parameters of a factorization machine, and what the solver that moves them remembers of each.
 
-    `w0` and `G_w0` are Python floats, that is double precision, whatever the dtype of the arrays. The
-    state of V has one number per row, not one per element (see `_row_square`). SGD leaves the state
-    untouched.
+    The state of w0, of w and of V is a tuple each, whose content depends on the solver (see `_step`):
+
+        sgd      ()
+        adagrad  (G,)     sum of squared gradients; for V one number per row, not one per element
+        ftrl     (z, n)   sum of gradients, less what the steps have used up; sum of squared gradients
+
+    Numbers that belong to w0 are Python floats, that is double precision, whatever the dtype of the
+    arrays.
 
     Attributes
     ----------
@@ -65,20 +75,19 @@ class Parameters:
         Weights.
     V : ndarray of shape (n_features, n_factors), same dtype
         Factors; row j is v_j.
-    G_w0 : float
-        Accumulated squared gradient of w0.
-    G_w : ndarray of shape (n_features,), same dtype
-        Accumulated squared gradient of each weight.
-    G_V : ndarray of shape (n_features,), same dtype
-        Accumulated squared gradient of each row of V.
+    solver : {"sgd", "adagrad", "ftrl"}
+    state_w0 : tuple of float
+    state_w : tuple of ndarray of shape (n_features,), same dtype
+    state_V : tuple of ndarray of shape (n_features,) ("adagrad") or (n_features, n_factors), same dtype
     """
 
     w0: float
     w: NDArray[Any]
     V: NDArray[Any]
-    G_w0: float
-    G_w: NDArray[Any]
-    G_V: NDArray[Any]
+    solver: str = "sgd"
+    state_w0: tuple[float, ...] = ()
+    state_w: tuple[NDArray[Any], ...] = ()
+    state_V: tuple[NDArray[Any], ...] = ()
 
     @classmethod
     def create(
@@ -87,6 +96,7 @@ class Parameters:
         n_factors: int,
         rng: np.random.Generator,
         *,
+        solver: str = "adagrad",
         init_std: float = 0.1,
         initial_accumulator: float = 1.0,
         dtype: DTypeLike = np.float64,
@@ -94,15 +104,23 @@ class Parameters:
         """Parameters before training: w0 = 0, w = 0, V ~ N(0, init_std^2).
 
         V must not start at zero: there, the gradient with respect to V is zero as well. Nor must the
-        accumulators, since AdaGrad divides by their root.
+        accumulators of AdaGrad, which divides by their root: they start at `initial_accumulator`.
         """
+        w = np.zeros(n_features, dtype)
         V = rng.normal(0.0, init_std, (n_features, n_factors)).astype(dtype)
-        G = np.full(n_features, initial_accumulator, dtype)
-        return cls(0.0, np.zeros(n_features, dtype), V, initial_accumulator, G, G.copy())
+        if solver == "sgd":
+            return cls(0.0, w, V, solver)
+        if solver == "adagrad":
+            G = np.full(n_features, initial_accumulator, dtype)
+            return cls(0.0, w, V, solver, (initial_accumulator,), (G,), (G.copy(),))
+        if solver == "ftrl":
+            state_w, state_V = (np.zeros_like(w), np.zeros_like(w)), (np.zeros_like(V), np.zeros_like(V))
+            return cls(0.0, w, V, solver, (0.0, 0.0), state_w, state_V)
+        raise ValueError(f"solver is {solver!r}; expected one of {SOLVERS}.")
 
     def copy(self) -> Parameters:
         """Parameters that share no memory with these."""
-        return Parameters(self.w0, self.w.copy(), self.V.copy(), self.G_w0, self.G_w.copy(), self.G_V.copy())
+        return deepcopy(self)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -200,59 +218,79 @@ def dloss(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
 # ---------------------------------------------------------------------------------------------
 
 
-def _row_square(g: NDArray[Any]) -> NDArray[Any]:
-    """What a gradient of rows of V, shape (n_rows, n_factors), adds to G_V, shape (n_rows,).
-
-        sum_f g_jf^2
-
-    One accumulator for a whole row: all factors of a feature share one learning rate.
-    """
-    return _row_dot(g, g)
-
-
-def _step(solver: str, learning_rate: float, theta: Any, G: Any, g: Any, square: Any) -> tuple[Any, Any]:
-    """Parameters and state after a step against the gradient g.
+def _step(
+    solver: str, theta: Any, state: Sequence[Any], g: Any, learning_rate: float, l1: float = 0.0, l2: float = 0.0
+) -> tuple[Any, tuple[Any, ...]]:
+    """Parameters and state after a step against the gradient g; theta is w0, some of w, or some rows of V.
 
     sgd      theta -= learning_rate * g
-    adagrad  G += square;  theta -= learning_rate / sqrt(G) * g      (Duchi, Hazan, Singer 2011)
+
+    adagrad  G += g^2;  theta -= learning_rate / sqrt(G) * g                (Duchi, Hazan, Singer 2011)
+             A row of V has one G, and so one rate: G_j += sum_f g_jf^2
+
+    ftrl     sigma = (sqrt(n + g^2) - sqrt(n)) / learning_rate;  z += g - sigma * theta;  n += g^2
+             theta = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / learning_rate + l2)
+                                                                    (McMahan et al. 2013, algorithm 1)
+             Before the first step (n = 0), z is what makes the second line give theta: a random start
+             is where the way begins, and is not thrown away.
+
+    Penalties: ftrl has l1 and l2 in its closed form, where they count once. For the others, that of L2
+    is part of g, where it counts once per sample (see `train_epoch`).
     """
     if solver == "sgd":
-        return theta - learning_rate * g, G
-    G = G + square
-    rate = learning_rate / np.sqrt(G)
-    if np.ndim(theta) == 2:  # V: one rate per row
-        rate = rate[:, None]
-    return theta - rate * g, G
+        return theta - learning_rate * g, ()
+    if solver == "adagrad":
+        (G,) = state
+        if np.ndim(theta) == 2:
+            G = G + _row_dot(g, g)
+            return theta - (learning_rate / np.sqrt(G))[:, None] * g, (G,)
+        G = G + g * g
+        return theta - learning_rate / np.sqrt(G) * g, (G,)
+    z, n = state
+    z = np.where(n > 0.0, z, -theta * (FTRL_BETA / learning_rate + l2))
+    sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / learning_rate
+    z, n = z + g - sigma * theta, n + g * g
+    # np.clip(z, -l1, l1) - z is 0 if |z| <= l1, else -(z - sign(z) l1)
+    return (np.clip(z, -l1, l1) - z) / ((FTRL_BETA + np.sqrt(n)) / learning_rate + l2), (z, n)
 
 
-def _step_bias(p: Parameters, solver: str, learning_rate: float, g: float) -> None:
-    """Move w0, which is not regularised."""
-    w0, G_w0 = _step(solver, learning_rate, p.w0, p.G_w0, g, g * g)
+def _step_bias(p: Parameters, g: float, learning_rate: float) -> None:
+    """Move w0, which has no penalty."""
+    w0, state = _step(p.solver, p.w0, p.state_w0, g, learning_rate)
     # Plain floats: a NumPy double would turn float32 arrays that meet it into float64.
-    p.w0, p.G_w0 = float(w0), float(G_w0)
+    p.w0, p.state_w0 = float(w0), tuple(map(float, state))
 
 
 def _step_columns(
-    p: Parameters,
     solver: str,
-    learning_rate: float,
     columns: NDArray[Any],
-    w: NDArray[Any],
-    V: NDArray[Any],
-    g_w: NDArray[Any],
-    g_V: NDArray[Any],
+    theta: NDArray[Any],
+    all_theta: NDArray[Any],
+    all_state: tuple[NDArray[Any], ...],
+    g: NDArray[Any],
+    learning_rate: float,
+    l1: float,
+    l2: float,
 ) -> None:
-    """Move the parameters of some columns, given their present values and their gradients."""
-    p.w[columns], p.G_w[columns] = _step(solver, learning_rate, w, p.G_w[columns], g_w, g_w * g_w)
-    if V.shape[1]:
-        p.V[columns], p.G_V[columns] = _step(solver, learning_rate, V, p.G_V[columns], g_V, _row_square(g_V))
+    """Move some columns of w or V, given their present values theta and their gradient g."""
+    state = [array.take(columns, axis=0) for array in all_state]
+    all_theta[columns], state = _step(solver, theta, state, g, learning_rate, l1, l2)
+    for array, values in zip(all_state, state, strict=True):
+        array[columns] = values
 
 
-def _check(solver: str, loss: str) -> None:
+def _l2_of_gradient(solver: str, reg_w: float, reg_V: float) -> tuple[float, float]:
+    """The part of the L2 penalties that is added to the gradient: all, or for ftrl nothing."""
+    return (0.0, 0.0) if solver == "ftrl" else (reg_w, reg_V)
+
+
+def _check(solver: str, loss: str, l1_w: float) -> None:
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; expected one of {SOLVERS}.")
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; expected one of {LOSSES}.")
+    if l1_w and solver != "ftrl":
+        raise ValueError(f"l1_w is {l1_w!r} with solver {solver!r}; expected 0, or solver 'ftrl'.")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ interrupted, a model that existed before is put back as it was.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast.config import available_cores
 from fmfast.exceptions import DivergenceError
 from fmfast.model import FMModel, sigmoid
 from fmfast.solvers import StochasticSolver
@@ -235,8 +235,7 @@ def count_threads(n_jobs: int | None, n_samples: int) -> int:
     """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on; fewer for few samples."""
     wanted = 1 if n_jobs is None else int(n_jobs)
     if wanted < 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = max(1, cores + 1 + wanted)
+        wanted = max(1, available_cores() + 1 + wanted)
     return min(wanted, 1 + n_samples // _SAMPLES_PER_THREAD)
 
 

@@ -16,6 +16,7 @@ from fmfast._dispatch import available_levels, load_core
 from fmfast.table import ParameterTable
 
 LEVELS = available_levels()
+SOLVERS = ["sgd", "adagrad", "ftrl"]
 FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 128, 200]
 CHUNK_NNZ, CHUNK_ROWS = 8192, 4096  # what the kernel gathers at a time, see _core.pyx
 
@@ -72,12 +73,17 @@ def long_rows(rng, lengths, n_features=9_200):
     return Rows(np.where(stored, rng.choice([-1.0, 1.0], stored.shape), 0.0), stored)
 
 
-def random_table(rng, n_features, n_factors, dtype="float64", state_size=0, init_std=None):
-    """w0, w and V random; accumulators 0.25. The padding is NaN: whoever reads it is found out."""
-    table = ParameterTable(1, n_features, n_factors, state_size, dtype)
+def state_size(solver, n_factors):
+    """adagrad: one number for w_j and one for v_j; ftrl: two for each of them."""
+    return {"sgd": 0, "adagrad": 2, "ftrl": 2 + 2 * n_factors}[solver]
+
+
+def random_table(rng, n_features, n_factors, dtype="float64", solver="sgd", init_std=None):
+    """w0, w and V random; all state 0.25. The padding is NaN: whoever reads it is found out."""
+    table = ParameterTable(1, n_features, n_factors, state_size(solver, n_factors), dtype)
     table.rows[:] = np.nan
     table.state[:] = 0.25
-    table.bias[:] = [0.3, 0.25, np.nan]
+    table.bias[:] = [0.3, 0.25, 0.25]
     table.w[0] = rng.normal(size=n_features)
     # Pairwise terms of the size of the linear ones, however many factors share them.
     std = 0.5 / max(n_factors, 1) ** 0.25 if init_std is None else init_std
@@ -112,6 +118,7 @@ def train(
     learning_rate=1.0,
     reg_w=0.0,
     reg_V=0.0,
+    l1_w=0.0,
 ):
     """One pass, over the rows as they stand unless told otherwise."""
     return core.train_rows(
@@ -129,6 +136,7 @@ def train(
         learning_rate,
         reg_w,
         reg_V,
+        l1_w,
     )
 
 
@@ -201,7 +209,7 @@ def test_no_values_mean_ones(core, dtype, n_factors):
     ones = Rows(stored.astype(dtype), stored)
     implicit = replace(ones, data=np.empty(0, dtype))
     tables = [
-        random_table(np.random.default_rng(5), ones.n_features, n_factors, dtype, 2, init_std=0.1)
+        random_table(np.random.default_rng(5), ones.n_features, n_factors, dtype, "adagrad", init_std=0.1)
         for _ in range(2)
     ]
     y = rng.normal(size=ones.n_samples)
@@ -215,6 +223,18 @@ def test_no_values_mean_ones(core, dtype, n_factors):
     assert not np.array_equal(tables[0].rows, before, equal_nan=True)
     assert_array_equal(score(core, ones, tables[0]), score(core, implicit, tables[0]))
     assert_scores(score(core, implicit, tables[0])[:50], ones.dense[:50], tables[0])
+
+
+def test_no_values_mean_ones_in_rows_as_long_as_the_buffer(core):
+    stored = long_rows(np.random.default_rng(23), [CHUNK_NNZ, CHUNK_NNZ + 1, 9_000]).stored
+    ones = Rows(stored.astype(float), stored)
+    implicit = replace(ones, data=np.empty(0))
+    table = random_table(np.random.default_rng(23), ones.n_features, 3)
+    assert_array_equal(score(core, implicit, table), score(core, ones, table))
+    tables = [copy.deepcopy(table) for _ in range(2)]
+    for rows, changed in zip((ones, implicit), tables, strict=True):
+        train(core, rows, np.zeros(3), changed, learning_rate=1e-6)
+    assert_array_equal(tables[0].rows, tables[1].rows)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +344,7 @@ def test_a_step_of_sgd_is_the_gradient(core, loss, n_factors, reg, weight):
         assert_allclose(actual, gradient, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("loss", reference.LOSSES)
 def test_a_step_of_float32(core, loss, solver):
     """The same step as in float64, to the precision of float32."""
@@ -333,7 +353,7 @@ def test_a_step_of_float32(core, loss, solver):
         rng = np.random.default_rng(10)
         rows = one_row(rng)
         rows = replace(rows, data=rows.data.astype("float32"))
-        table = random_table(rng, rows.n_features, 8, dtype, 2)
+        table = random_table(rng, rows.n_features, 8, dtype, solver)
         before = parameters(table)
         train(core, rows, [1.0], table, solver=solver, loss=loss, reg_w=0.1, reg_V=0.2)
         steps.append([b - a for b, a in zip(before, parameters(table), strict=True)])
@@ -347,7 +367,7 @@ def test_a_step_of_adagrad(core, loss, n_factors):
     """G += g^2 (one G for a row of V), then theta -= rate / sqrt(G) g."""
     rng = np.random.default_rng(11)
     rows, y, weight, settings = one_row(rng), 1.0, 1.5, {"loss": loss, "reg_w": 0.3, "reg_V": 0.7}
-    table = random_table(rng, rows.n_features, n_factors, state_size=2)
+    table = random_table(rng, rows.n_features, n_factors, solver="adagrad")
     w0, w, V = parameters(table)
     train(core, rows, [y], table, sample_weight=[weight], solver="adagrad", learning_rate=0.1, **settings)
 
@@ -361,12 +381,65 @@ def test_a_step_of_adagrad(core, loss, n_factors):
     assert_allclose(table.state[0], np.stack([G_w, G_V], axis=1), rtol=1e-12)
 
 
+def ftrl_step(theta, z, n, g, rate, l1, l2):
+    """FTRL-Proximal for one coordinate (McMahan et al. 2013, algorithm 1, with beta = 1): (theta, z, n).
+
+    A coordinate that has never moved first gets the z for which the formula gives its theta.
+    """
+    if n == 0.0:
+        z = -theta * (1.0 / rate + l2)
+    z += g - (np.sqrt(n + g * g) - np.sqrt(n)) / rate * theta
+    n += g * g
+    if abs(z) <= l1:
+        return 0.0, z, n
+    return -(z - np.sign(z) * l1) / ((1.0 + np.sqrt(n)) / rate + l2), z, n
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("n_factors", [0, 1, 8, 65])
+@pytest.mark.parametrize("loss", reference.LOSSES)
+def test_a_step_of_ftrl(core, loss, n_factors, fresh):
+    """Coordinate by coordinate. The penalty belongs to the problem, so it is no part of the gradient."""
+    rng = np.random.default_rng(22)
+    rows, y, weight, rate = one_row(rng), 1.0, 1.5, 0.1
+    table = random_table(rng, rows.n_features, n_factors, solver="ftrl")
+    table.state[:] = 0.0 if fresh else rng.uniform(0.0, 2.0, table.state.shape)
+    table.bias[0, 1:] = 0.0 if fresh else [0.7, 0.9]
+    if fresh:
+        table.w[0, [0, 1]] = 0.0
+    else:
+        table.state[0, 1, 0] = 0.1  # less than l1_w, and x_1 is 0: the weight goes
+    w0, w, V = parameters(table)
+    z_w, n_w, z_V, n_V = np.split(table.state[0], [1, 2, 2 + n_factors], axis=1)
+    g_w0, g_w, g_V = reference.objective_gradient(
+        rows.dense[0], rows.stored[0], y, weight, w0, w, V, loss=loss, reg_w=0.0, reg_V=0.0
+    )
+    expected = copy.deepcopy(table)
+    expected.bias[0] = ftrl_step(w0, *table.bias[0, 1:], g_w0, rate, 0.0, 0.0)
+    for j in np.flatnonzero(rows.stored[0]):
+        expected.w[0, j], *expected.state[0, j, :2] = ftrl_step(
+            w[j], z_w[j, 0], n_w[j, 0], g_w[j], rate, 0.5, 0.3
+        )
+        for f in range(n_factors):
+            expected.V[0, j, f], expected.state[0, j, 2 + f], expected.state[0, j, 2 + n_factors + f] = (
+                ftrl_step(V[j, f], z_V[j, f], n_V[j, f], g_V[j, f], rate, 0.0, 0.7)
+            )
+    train(
+        core, rows, [y], table,
+        sample_weight=[weight], solver="ftrl", loss=loss, learning_rate=rate, reg_w=0.3, reg_V=0.7, l1_w=0.5,
+    )  # fmt: skip
+    assert_allclose(table.bias, expected.bias, rtol=1e-12)
+    used = n_factors + 1 + table.state_size
+    assert_allclose(table.rows[0, :, :used], expected.rows[0, :, :used], rtol=1e-10, atol=1e-13)
+    assert table.w[0, 1] == 0.0  # exactly
+
+
 @pytest.fixture(scope="module")
 def long_step():
     """One row longer than the kernel's buffer, a table, and the gradient by the definition."""
     rng = np.random.default_rng(12)
     rows = long_rows(rng, [9_100])
-    table = random_table(rng, rows.n_features, 2, state_size=2, init_std=0.01)
+    table = random_table(rng, rows.n_features, 2, solver="adagrad", init_std=0.01)
     gradient = reference.objective_gradient(
         rows.dense[0], rows.stored[0], 1.0, 1.0, *parameters(table), loss="squared", reg_w=0.0, reg_V=0.0
     )
@@ -536,12 +609,12 @@ def test_no_runs(core):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_divergence_returns_infinity(core, dtype, solver):
     rng = np.random.default_rng(16)
     rows = random_rows(rng, n_samples=200)
-    table = random_table(rng, rows.n_features, 4, dtype, 2)
+    table = random_table(rng, rows.n_features, 4, dtype, solver)
     assert train(core, rows, rng.normal(size=200), table, solver=solver, learning_rate=1e12) == np.inf
 
 
@@ -575,30 +648,30 @@ def test_large_scores_are_no_divergence(core):
 
 @pytest.mark.parametrize("n_factors", [0, 1, 8, 9, 64, 65])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_training_touches_nothing_but_its_features(core, solver, dtype, n_factors):
     """Not the padding, nor the rows of absent features, nor what lies before and behind the table."""
     rng = np.random.default_rng(19)
     rows = random_rows(rng)
     # Two rows more at either end, of which the kernel knows nothing.
-    surroundings = random_table(rng, rows.n_features + 4, n_factors, dtype, 2)
-    surroundings.rows[:, :, n_factors + 3 :] = np.nan
-    table = random_table(rng, rows.n_features, n_factors, dtype, 2)
+    surroundings = random_table(rng, rows.n_features + 4, n_factors, dtype, solver)
+    table = copy.copy(surroundings)
     table.rows = surroundings.rows[:, 2:-2]
-    before = surroundings.rows.copy()
-    bias = table.bias.copy()
+    bytes_before, bias = surroundings.rows.view(np.uint8).copy(), table.bias.copy()
     train(core, rows, rng.normal(size=rows.n_samples), table, solver=solver, learning_rate=1e-3)
 
-    changed = before != surroundings.rows
-    changed &= ~(np.isnan(before) & np.isnan(surroundings.rows))
-    parameters_and_state = n_factors + (3 if solver == "adagrad" else 1)
-    if n_factors == 0 and solver == "adagrad":
-        parameters_and_state = 2  # no factors, so nothing accumulates for them
+    # As bytes, since the padding is NaN.
+    changed = (surroundings.rows.view(np.uint8) != bytes_before)[0]
+    changed = changed.reshape(*surroundings.rows.shape[1:], -1).any(axis=2)
     used = np.concatenate([[False] * 2, rows.stored.any(axis=0), [False] * 2])
-    assert_array_equal(changed[0, used, :parameters_and_state], True)
-    assert_array_equal(changed[0, used, parameters_and_state:], False)
-    assert_array_equal(changed[0, ~used], False)
-    assert_array_equal(table.bias[0] != bias[0], [True, solver == "adagrad", True])  # NaN != NaN
+    n_moved = n_factors + 1 + state_size(solver, n_factors)
+    if solver == "adagrad" and n_factors == 0:
+        n_moved -= 1  # the number that belongs to factors
+    assert_array_equal(changed[used, :n_moved], True)
+    assert_array_equal(changed[used, n_moved:], False)
+    assert_array_equal(changed[~used], False)
+    n_bias = {"sgd": 1, "adagrad": 2, "ftrl": 3}[solver]
+    assert_array_equal(table.bias[0] != bias[0], np.arange(3) < n_bias)
 
 
 @pytest.mark.parametrize("x_dtype", ["float32", "float64"])
@@ -628,14 +701,14 @@ def trained(level, n_factors, solver, dtype):
     """Parameters and scores after three passes at one level."""
     core, rng = load_core(level), np.random.default_rng(21)
     rows, y = random_rows(rng, n_samples=200), rng.normal(size=200)
-    table = random_table(rng, rows.n_features, n_factors, dtype, 2, init_std=0.1)
+    table = random_table(rng, rows.n_features, n_factors, dtype, solver, init_std=0.1)
     for _ in range(3):
         train(core, rows, y, table, solver=solver, n_lanes=32, learning_rate=0.01, reg_w=0.01, reg_V=0.01)
     return *parameters(table), score(core, rows, table)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-11)])
-@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("n_factors", [0, 5, 8, 16, 32, 64, 70])
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_levels_agree(level, n_factors, solver, dtype, rtol):

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from fmfast import FMClassifier, FMRegressor
 from fmfast.datasets import load_chess_endgame
 
-SOLVERS = ["sgd", "adagrad"]
+SOLVERS = ["sgd", "adagrad", "ftrl"]
 SIZES = (60, 40, 10)  # columns of the one-hot fields
 N_TRAIN, N_TEST = 25_000, 5_000
 NOISE = 0.1

@@ -1,0 +1,50 @@
+"""What runs here: versions, the instruction set of the kernels, cores."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import scipy
+
+from fmfast import _dispatch
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print, or return, what a report about speed or a bug needs to say.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default="stdout"
+        "dicts" returns the facts instead of printing them.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode is {mode!r}, expected 'stdout' or 'dicts'; give one of them.")
+    facts = {
+        "fmfast": version("fmfast"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "platform": platform.platform(),
+        "kernels": _dispatch.level,
+        "kernels available": _dispatch.available_levels(),
+        "cores": available_cores(),
+    }
+    if mode == "dicts":
+        return facts
+    for name, fact in facts.items():
+        print(f"{name:18} {', '.join(fact) if isinstance(fact, list) else fact}")
+    return None
