@@ -53,7 +53,7 @@ MAX_PER_SAMPLE = 3  # epochs of per-sample NumPy in all
 SUBSET_ROWS = 21_000  # of the rows, for per-sample NumPy
 INIT_STD = 0.1
 # A batch of SGD adds up 1024 gradients; at the rate of single samples it diverges.
-BATCH_RATE_FACTOR = {"adagrad": 1.0, "sgd": 0.03}
+BATCH_RATE_FACTOR = {"adagrad": 1.0, "sgd": 0.03, "ftrl": 1.0}
 
 
 def load(name: str, scale: float) -> Workload:
@@ -77,7 +77,7 @@ class Kernel:
 
     def __init__(self, w: Workload, start: Parameters, solver: StochasticSolver) -> None:
         self.rows = check_X(w.X_train, dtype=np.dtype(np.float32))
-        self.y, self.parameters, self.epoch = w.y_train.astype(np.float64), start, 0
+        self.y, self.epoch = w.y_train.astype(np.float64), 0
         self.solver = solver
         n_features, n_factors = start.V.shape
         self.table = solver.new_table(1, n_features, n_factors, np.dtype(np.float32), INIT_STD, 0)
@@ -89,8 +89,7 @@ class Kernel:
         self.epoch += 1
 
     def trained(self) -> Parameters:
-        p = self.parameters
-        return Parameters(float(self.table.w0[0]), self.table.w[0], self.table.V[0], 0.0, p.G_w, p.G_V)
+        return Parameters(float(self.table.w0[0]), self.table.w[0], self.table.V[0])
 
 
 class PerSample:
@@ -105,7 +104,7 @@ class PerSample:
         s = self.solver
         rate = s.learning_rate / (1.0 + s.learning_rate_decay * self.epoch)
         self.epoch += 1
-        return {"solver": s.name, "loss": s.loss, "learning_rate": rate, "reg_w": s.reg_w, "reg_V": s.reg_V}
+        return {"loss": s.loss, "learning_rate": rate, "reg_w": s.reg_w, "reg_V": s.reg_V, "l1_w": s.l1_w}
 
     def run_epoch(self) -> None:
         order = np.random.default_rng(self.epoch).permutation(self.X.shape[0])
@@ -145,12 +144,9 @@ def compare(w: Workload, n_factors: int, solver: str, epochs: int, rounds: int) 
     n_rows, n_columns = w.X_train.shape
     n_subset = min(n_rows, SUBSET_ROWS)
     whole = n_subset == n_rows
-    kind = SOLVERS[solver]
-    configured = kind.configured(w.task, row_norm=abs(w.X_train).sum() / n_rows)
+    configured = SOLVERS[solver].configured(w.task, row_norm=abs(w.X_train).sum() / n_rows)
     rng = np.random.default_rng(0)
-    start = Parameters.create(
-        n_columns, n_factors, rng, init_std=INIT_STD, initial_accumulator=kind.initial_state, dtype="float32"
-    )
+    start = Parameters.create(n_columns, n_factors, rng, solver=solver, init_std=INIT_STD, dtype="float32")
     programs: dict[str, Kernel | PerSample] = {
         "kernel": Kernel(w, start.copy(), configured),
         "mini-batch": MiniBatch(w, start.copy(), configured),

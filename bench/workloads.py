@@ -9,19 +9,25 @@
 r is the rank of a value in its field; values are numbered in random order within their field. The
 targets of W1 and W2 come from a planted factorization machine (rank 8 with noise, and rank 4 with
 20% positives), those of W3 are random clicks. All values are 1. 90% of the rows train, the rest test.
+
+Besides, `load` knows the chess data of the package, and reads files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
+from fmfast.datasets import load_chess_endgame
+from fmfast.numpy_baseline import loss_value
+
 
 @dataclass(frozen=True)
 class Workload:
-    """A train/test split with its task ("regression" or "classification")."""
+    """A train/test split with its task ("regression" or "classification", with labels 0 and 1)."""
 
     name: str
     task: str
@@ -30,6 +36,17 @@ class Workload:
     X_test: sp.csr_array
     y_test: np.ndarray
     field: np.ndarray
+
+    @property
+    def metric(self) -> str:
+        return "test RMSE" if self.task == "regression" else "test log loss"
+
+    def test_loss(self, raw_scores: np.ndarray) -> float:
+        """Root mean squared error, or log loss, of the test rows; lower is better."""
+        raw = np.asarray(raw_scores, dtype=np.float64)
+        if self.task == "regression":
+            return float(np.sqrt(np.mean((raw - self.y_test) ** 2)))
+        return float(np.mean(loss_value("logistic", raw, self.y_test)))
 
 
 def _power_law_columns(rng, n_rows, size, exponent):
@@ -114,3 +131,42 @@ def big_table(scale: float = 1.0, seed: int = 3) -> Workload:
 
 
 WORKLOADS = {"W1": ratings, "W2": ctr, "W3": big_table}
+
+
+def load(source: str | Path, scale: float = 1.0) -> Workload:
+    """A workload by name ("W1", "W2", "W3", "chess") or path; a regression target is standardised.
+
+    `scale` is for the synthetic ones. A file is an `.npz` of CSR arrays named train_data, train_indices,
+    train_indptr, train_shape, train_y, and the same for test_; two different targets make a classification.
+    """
+    if isinstance(source, Path):
+        return _standardised(_from_file(source))
+    return _standardised(_chess() if source == "chess" else WORKLOADS[source](scale))
+
+
+def _chess() -> Workload:
+    c = load_chess_endgame()
+    return Workload("chess", "regression", c.X_train, c.y_train, c.X_test, c.y_test, c.field)
+
+
+def _from_file(path: Path) -> Workload:
+    with np.load(path, allow_pickle=False) as arrays:
+        X, y = {}, {}
+        for part in ("train", "test"):
+            csr = tuple(arrays[f"{part}_{name}"] for name in ("data", "indices", "indptr"))
+            X[part] = sp.csr_array(csr, shape=tuple(arrays[f"{part}_shape"]))
+            y[part] = arrays[f"{part}_y"].astype(np.float64)
+        field = arrays["field"] if "field" in arrays else np.zeros(X["train"].shape[1], dtype=np.int32)
+    labels = np.unique(y["train"])
+    task = "classification" if len(labels) == 2 else "regression"
+    if task == "classification":
+        y = {part: (values == labels[1]).astype(np.int64) for part, values in y.items()}
+    return Workload(path.stem, task, X["train"], y["train"], X["test"], y["test"], field)
+
+
+def _standardised(w: Workload) -> Workload:
+    """A regression target in standard deviations from the mean of its training rows."""
+    if w.task == "classification":
+        return w
+    mean, std = w.y_train.mean(), w.y_train.std()
+    return replace(w, y_train=(w.y_train - mean) / std, y_test=(w.y_test - mean) / std)

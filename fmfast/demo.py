@@ -210,12 +210,12 @@ def fit_fmfast(chess: ChessEndgame) -> tuple[Result, FMRegressor]:
 def train_per_sample(X: Any, y: NDArray[Any], p: Parameters, rng: np.random.Generator) -> None:
     """One epoch, in a new random order."""
     order = rng.permutation(X.shape[0])
-    numpy_baseline.train_epoch(X, y, p, solver="adagrad", learning_rate=LEARNING_RATE, order=order)
+    numpy_baseline.train_epoch(X, y, p, learning_rate=LEARNING_RATE, order=order)
 
 
 def train_mini_batch(X: Any, y: NDArray[Any], p: Parameters, rng: np.random.Generator) -> None:
     """One epoch; the rows have a random order as they are."""
-    numpy_baseline.train_epoch_mini_batch(X, y, p, solver="adagrad", learning_rate=LEARNING_RATE)
+    numpy_baseline.train_epoch_mini_batch(X, y, p, learning_rate=LEARNING_RATE)
 
 
 def fit_numpy(
@@ -226,7 +226,9 @@ def fit_numpy(
 ) -> Result:
     """A NumPy baseline, on a standardised target as the estimator does it."""
     rng = np.random.default_rng(SEED)
-    p = Parameters.create(chess.X_train.shape[1], N_FACTORS, rng, init_std=INIT_STD, dtype=np.float32)
+    p = Parameters.create(
+        chess.X_train.shape[1], N_FACTORS, rng, solver="adagrad", init_std=INIT_STD, dtype=np.float32
+    )
     mean, std = chess.y_train.mean(), chess.y_train.std()
     y = (chess.y_train - mean) / std
     result = Result(name, 1 + p.w.size + p.V.size)

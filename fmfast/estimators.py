@@ -203,7 +203,7 @@ class _FactorizationMachine(BaseEstimator, ABC):
         if self.solver not in SOLVERS:
             raise ValueError(
                 f"The parameter solver of {type(self).__name__} is {self.solver!r}, expected one of "
-                f"{', '.join(map(repr, SOLVERS))}."
+                f"{', '.join(map(repr, SOLVERS))}; set it in the constructor or with set_params(solver=...)."
             )
         if self.l1_w and self.solver != "ftrl":
             raise ValueError(

@@ -149,8 +149,10 @@ def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -
         return 1.0, 0.0
     mean = float(np.average(target / largest, weights=weights))
     deviation = float(np.sqrt(np.average((target / largest - mean) ** 2, weights=weights)))
-    # What rounding makes of a constant target is not a scale.
-    return (deviation * largest if deviation > 1e-12 * abs(mean) else 1.0), mean * largest
+    # What rounding makes of a constant target is not a scale, and nothing can be divided by a denormal one.
+    scale = deviation * largest
+    is_scale = deviation > 1e-12 * abs(mean) and scale >= np.finfo(np.float64).tiny
+    return (scale if is_scale else 1.0), mean * largest
 
 
 def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:

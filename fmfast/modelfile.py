@@ -82,7 +82,7 @@ def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
     """Read an estimator that its method `save` has written.
 
-    The file may come from a source that is not trusted: nothing in it is executed, and what it takes in memory
+    The file may come from a source that is not trusted: nothing in it is executed, and the memory it takes
     is in proportion to its size, whatever it claims.
 
     Parameters

@@ -27,6 +27,7 @@ H. B. McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -219,9 +220,15 @@ def dloss(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
 
 
 def _step(
-    solver: str, theta: Any, state: Sequence[Any], g: Any, learning_rate: float, l1: float = 0.0, l2: float = 0.0
-) -> tuple[Any, tuple[Any, ...]]:
-    """Parameters and state after a step against the gradient g; theta is w0, some of w, or some rows of V.
+    solver: str,
+    theta: Any,
+    state: Sequence[Any],
+    g: Any,
+    learning_rate: float,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> tuple[Any, ...]:
+    """theta and its state after a step against the gradient g; theta is w0, some of w, or some rows of V.
 
     sgd      theta -= learning_rate * g
 
@@ -238,45 +245,55 @@ def _step(
     is part of g, where it counts once per sample (see `train_epoch`).
     """
     if solver == "sgd":
-        return theta - learning_rate * g, ()
+        return (theta - learning_rate * g,)
     if solver == "adagrad":
         (G,) = state
-        if np.ndim(theta) == 2:
+        if isinstance(g, np.ndarray) and g.ndim == 2:  # rows of V
             G = G + _row_dot(g, g)
-            return theta - (learning_rate / np.sqrt(G))[:, None] * g, (G,)
+            return theta - (learning_rate / np.sqrt(G))[:, None] * g, G
         G = G + g * g
-        return theta - learning_rate / np.sqrt(G) * g, (G,)
+        return theta - learning_rate / np.sqrt(G) * g, G
     z, n = state
     z = np.where(n > 0.0, z, -theta * (FTRL_BETA / learning_rate + l2))
     sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / learning_rate
     z, n = z + g - sigma * theta, n + g * g
     # np.clip(z, -l1, l1) - z is 0 if |z| <= l1, else -(z - sign(z) l1)
-    return (np.clip(z, -l1, l1) - z) / ((FTRL_BETA + np.sqrt(n)) / learning_rate + l2), (z, n)
+    return (np.clip(z, -l1, l1) - z) / ((FTRL_BETA + np.sqrt(n)) / learning_rate + l2), z, n
 
 
 def _step_bias(p: Parameters, g: float, learning_rate: float) -> None:
     """Move w0, which has no penalty."""
-    w0, state = _step(p.solver, p.w0, p.state_w0, g, learning_rate)
+    w0, *state = _step(p.solver, p.w0, p.state_w0, g, learning_rate)
     # Plain floats: a NumPy double would turn float32 arrays that meet it into float64.
     p.w0, p.state_w0 = float(w0), tuple(map(float, state))
 
 
 def _step_columns(
-    solver: str,
+    p: Parameters,
     columns: NDArray[Any],
-    theta: NDArray[Any],
-    all_theta: NDArray[Any],
-    all_state: tuple[NDArray[Any], ...],
-    g: NDArray[Any],
+    w: NDArray[Any],
+    V: NDArray[Any],
+    g_w: NDArray[Any],
+    g_V: NDArray[Any],
     learning_rate: float,
-    l1: float,
-    l2: float,
+    l1_w: float,
+    reg_w: float,
+    reg_V: float,
 ) -> None:
-    """Move some columns of w or V, given their present values theta and their gradient g."""
-    state = [array.take(columns, axis=0) for array in all_state]
-    all_theta[columns], state = _step(solver, theta, state, g, learning_rate, l1, l2)
-    for array, values in zip(all_state, state, strict=True):
-        array[columns] = values
+    """Move the parameters of some columns, given their present values and their gradients."""
+    state = [array[columns] for array in p.state_w]
+    p.w[columns], *state = _step(p.solver, w, state, g_w, learning_rate, l1_w, reg_w)
+    _put(p.state_w, columns, state)
+    if V.shape[1]:
+        state = [array.take(columns, axis=0) for array in p.state_V]
+        p.V[columns], *state = _step(p.solver, V, state, g_V, learning_rate, 0.0, reg_V)
+        _put(p.state_V, columns, state)
+
+
+def _put(arrays: tuple[NDArray[Any], ...], columns: NDArray[Any], values: list[NDArray[Any]]) -> None:
+    """Write some columns of each array."""
+    for array, new in zip(arrays, values, strict=True):
+        array[columns] = new
 
 
 def _l2_of_gradient(solver: str, reg_w: float, reg_V: float) -> tuple[float, float]:
@@ -303,11 +320,11 @@ def train_epoch(
     y: ArrayLike,
     parameters: Parameters,
     *,
-    solver: str = "adagrad",
     loss: str = "squared",
     learning_rate: float = 0.1,
     reg_w: float = 0.0,
     reg_V: float = 0.0,
+    l1_w: float = 0.0,
     sample_weight: ArrayLike | None = None,
     order: ArrayLike | None = None,
 ) -> float:
@@ -323,7 +340,9 @@ def train_epoch(
         w_j   c dloss x_j + c reg_w w_j
         V_jf  c dloss x_j (s_f - V_jf x_j) + c reg_V V_jf
 
-    with all parameters, and so s, taken from before the update.
+    with all parameters, and so s, taken from before the update. For "ftrl" the penalties, to which
+    l1_w sum_j |w_j| is added, are no part of the samples nor of these gradients: they stand in its
+    closed form (see `_step`).
 
     Parameters
     ----------
@@ -332,10 +351,11 @@ def train_epoch(
     y : array of shape (n_samples,)
         Targets; in [0, 1] for the logistic loss.
     parameters : Parameters
-        Changed in place.
-    solver : {"sgd", "adagrad"}
+        Changed in place, by the solver that they were created for.
     loss : {"squared", "logistic"}
     learning_rate, reg_w, reg_V : float
+    l1_w : float
+        For "ftrl" only.
     sample_weight : array of shape (n_samples,), optional
         All 1 by default.
     order : integer array, optional
@@ -346,8 +366,9 @@ def train_epoch(
     float
         Sum of weight * loss, each loss taken before the update of its sample.
     """
-    _check(solver, loss)
     p = parameters
+    _check(p.solver, loss, l1_w)
+    l2_w, l2_V = _l2_of_gradient(p.solver, reg_w, reg_V)
     data, indices, indptr = X.data.astype(p.w.dtype, copy=False), X.indices, X.indptr.tolist()
     targets = np.asarray(y, dtype=np.float64).tolist()
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).tolist()
@@ -364,10 +385,10 @@ def train_epoch(
 
         g_0 = weight * float(dloss(loss, y_hat, targets[i]))
         g_x = g_0 * x
-        g_w = g_x + (weight * reg_w) * w
-        g_V = g_x[:, None] * s + (weight * reg_V - g_x * x)[:, None] * V
-        _step_bias(p, solver, learning_rate, g_0)
-        _step_columns(p, solver, learning_rate, columns, w, V, g_w, g_V)
+        g_w = g_x + (weight * l2_w) * w
+        g_V = g_x[:, None] * s + (weight * l2_V - g_x * x)[:, None] * V
+        _step_bias(p, g_0, learning_rate)
+        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w, reg_w, reg_V)
     return loss_sum
 
 
@@ -376,11 +397,11 @@ def train_epoch_mini_batch(
     y: ArrayLike,
     parameters: Parameters,
     *,
-    solver: str = "adagrad",
     loss: str = "squared",
     learning_rate: float = 0.1,
     reg_w: float = 0.0,
     reg_V: float = 0.0,
+    l1_w: float = 0.0,
     sample_weight: ArrayLike | None = None,
     batch_size: int = 1024,
 ) -> float:
@@ -388,15 +409,15 @@ def train_epoch_mini_batch(
 
     The gradient of a batch is the *sum* of the gradients of its samples (see `train_epoch`, whose
     arguments these are). So `batch_size=1` is the per-sample algorithm, and SGD needs a learning
-    rate that falls as the batch grows; AdaGrad, which divides by the size of past gradients, hardly
-    does. Shuffle the rows of X and y beforehand if their order means something.
+    rate that falls as the batch grows; AdaGrad and FTRL, which divide by the size of past gradients,
+    hardly do. Shuffle the rows of X and y beforehand if their order means something.
 
     Only the columns that occur in a batch are touched, so that the time does not depend on
     n_features.
 
     Parameters
     ----------
-    X, y, parameters, solver, loss, learning_rate, reg_w, reg_V, sample_weight
+    X, y, parameters, loss, learning_rate, reg_w, reg_V, l1_w, sample_weight
         As in `train_epoch`.
     batch_size : int
         Rows per step; the last batch may be smaller.
@@ -406,8 +427,9 @@ def train_epoch_mini_batch(
     float
         Sum of weight * loss, each loss taken before the update of its batch.
     """
-    _check(solver, loss)
     p = parameters
+    _check(p.solver, loss, l1_w)
+    l2_w, l2_V = _l2_of_gradient(p.solver, reg_w, reg_V)
     data = X.data.astype(p.w.dtype, copy=False)
     y = np.asarray(y, dtype=np.float64)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
@@ -436,10 +458,10 @@ def train_epoch_mini_batch(
         # Regularisation counts a column once for each sample that has it.
         repeated = None if weights is None else np.repeat(weights[first:last], np.diff(indptr))
         counts = np.bincount(local, weights=repeated, minlength=len(columns)).astype(p.w.dtype)
-        g_w = g_w + (reg_w * counts) * w
-        g_V = g_s + (reg_V * counts - g_xx)[:, None] * V
-        _step_bias(p, solver, learning_rate, g_0)
-        _step_columns(p, solver, learning_rate, columns, w, V, g_w, g_V)
+        g_w = g_w + (l2_w * counts) * w
+        g_V = g_s + (l2_V * counts - g_xx)[:, None] * V
+        _step_bias(p, g_0, learning_rate)
+        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w, reg_w, reg_V)
     return loss_sum
 
 

@@ -106,7 +106,7 @@ class ParameterTable:
         self.bias[:, 0] = 0.0
         self.bias[:, 1:] = bias_state
         for output, rows in enumerate(self.rows):
-            kernel.fill_rows(rows, 0, self.n_factors, init_std, seed + output, padded)
+            kernel.fill_rows(rows, 0, self.n_factors, init_std, output_seed(seed, output), padded)
 
     def all_finite(self) -> bool:
         return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
@@ -152,6 +152,11 @@ class TableBackup:
         """Put back what was kept."""
         self._table.rows[:, self._features] = self._rows
         self._table.bias[:] = self._bias
+
+
+def output_seed(seed: int, output: int) -> int:
+    """The seed of the rows of one output; neighbouring seeds do not share rows of neighbouring outputs."""
+    return int(np.random.SeedSequence(seed, spawn_key=(output,)).generate_state(1, np.uint64)[0])
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:

@@ -190,7 +190,6 @@ def _check_csr(X: Any, dtype: np.dtype, name: str) -> SparseRows:
     data = np.ascontiguousarray(_as_float(data, dtype))
     if finding == "not canonical":
         canonical = sp.csr_array((data, indices, indptr), shape=X.shape, copy=True)
-        canonical.has_canonical_format = False
         canonical.sum_duplicates()
         data, indices = canonical.data, canonical.indices
         indptr = canonical.indptr.astype(np.int64, copy=False)

@@ -966,7 +966,7 @@ def load_if_possible(path):
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_random_damage_is_found_or_harmless(original, data):
     estimator, path, content = original
@@ -997,7 +997,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_random_headers_are_refused_or_make_a_model(original, data):
     _, path, content = original

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -24,8 +26,10 @@ def random_rows(rng, n_samples=60, n_features=25, dtype="float64", index_dtype="
     return X
 
 
-def random_parameters(rng, n_features=25, n_factors=4, dtype="float64"):
-    p = Parameters.create(n_features, n_factors, rng, init_std=0.3, initial_accumulator=0.1, dtype=dtype)
+def random_parameters(rng, n_features=25, n_factors=4, dtype="float64", solver="adagrad"):
+    p = Parameters.create(
+        n_features, n_factors, rng, solver=solver, init_std=0.3, initial_accumulator=0.1, dtype=dtype
+    )
     p.w0 = 0.3
     p.w += rng.normal(0.0, 0.3, n_features).astype(dtype)
     return p
@@ -37,9 +41,12 @@ def random_targets(rng, loss, n_samples=60):
 
 def assert_same(actual, expected, rtol):
     """Every number of two `Parameters` agrees, relative to the largest of its kind."""
-    for name in ("w0", "w", "V", "G_w0", "G_w", "G_V"):
+    assert actual.solver == expected.solver
+    for name in ("w0", "w", "V", "state_w0", "state_w", "state_V"):
         a, e = getattr(actual, name), getattr(expected, name)
-        assert_allclose(a, e, rtol=rtol, atol=rtol * np.max(np.abs(e), initial=1e-3), err_msg=name)
+        pairs = zip(a, e, strict=True) if isinstance(e, tuple) else [(a, e)]
+        for a, e in pairs:
+            assert_allclose(a, e, rtol=rtol, atol=rtol * np.max(np.abs(e), initial=1e-3), err_msg=name)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -55,9 +62,7 @@ def test_linear_time_score_equals_the_definition(n_factors):
 
 
 def test_score_of_a_worked_example():
-    p = Parameters(
-        1.0, np.array([2.0, 3.0, 4.0]), np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]]), 1.0, *np.ones((2, 3))
-    )
+    p = Parameters(1.0, np.array([2.0, 3.0, 4.0]), np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]]))
     X = sp.csr_array(np.array([[1.0, -1.0, 2.0], [0.0, 0.0, 0.0]]))
     # 1 + (2 - 3 + 8) + [<v0,v1> 1 (-1) + <v0,v2> 1 2 + <v1,v2> (-1) 2] = 1 + 7 + [-2 + 0 - 10]
     assert_array_equal(numpy_baseline.score_all_pairs(X, p), [-4.0, 1.0])
@@ -104,13 +109,17 @@ def objective(X, y, p, loss, reg_w, reg_V, weights):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_of_sgd_is_the_gradient_by_finite_differences(loss):
     rng = np.random.default_rng(1)
-    X, y, p = random_rows(rng, 12, 8), random_targets(rng, loss, 12), random_parameters(rng, 8, 3)
+    X, y, p = (
+        random_rows(rng, 12, 8),
+        random_targets(rng, loss, 12),
+        random_parameters(rng, 8, 3, solver="sgd"),
+    )
     weights = rng.uniform(0.5, 2.0, 12)
     settings = {"loss": loss, "reg_w": 0.2, "reg_V": 0.3}
 
     after = p.copy()
     numpy_baseline.train_epoch_mini_batch(
-        X, y, after, solver="sgd", learning_rate=1.0, sample_weight=weights, batch_size=12, **settings
+        X, y, after, learning_rate=1.0, sample_weight=weights, batch_size=12, **settings
     )
 
     def derivative(change):
@@ -141,22 +150,60 @@ def test_a_step_of_sgd_is_the_gradient_by_finite_differences(loss):
 
 def test_a_step_of_adagrad_by_hand():
     """One sample x = (2, -1), one factor pair: every number written out."""
-    p = Parameters(
-        0.5, np.array([0.1, -0.2]), np.array([[1.0, 2.0], [3.0, -1.0]]), 1.0, np.ones(2), np.ones(2)
-    )
+    w, V = np.array([0.1, -0.2]), np.array([[1.0, 2.0], [3.0, -1.0]])
+    p = Parameters(0.5, w, V, "adagrad", (1.0,), (np.ones(2),), (np.ones(2),))
     X = sp.csr_array(np.array([[2.0, -1.0]]))
     # score = 0.5 + 0.2 + 0.2 + (3 - 2) 2 (-1) = -1.1;  y = 0, so dloss = -1.1;  s = (-1, 5)
-    loss = numpy_baseline.train_epoch(X, np.zeros(1), p, solver="adagrad", loss="squared", learning_rate=0.1)
+    loss = numpy_baseline.train_epoch(X, np.zeros(1), p, loss="squared", learning_rate=0.1)
     assert_allclose(loss, 0.5 * 1.1**2)
     g_w = -1.1 * np.array([2.0, -1.0])
     # g_V = dloss x_j (s_f - v_f x_j):  -2.2 (-3, 1) and 1.1 (2, 4)
     g_V = np.array([[6.6, -2.2], [2.2, 4.4]])
-    assert_allclose(p.G_w0, 1.0 + 1.1**2)
-    assert_allclose(p.w0, 0.5 + 0.1 / np.sqrt(p.G_w0) * 1.1)
-    assert_allclose(p.G_w, 1.0 + g_w**2)
-    assert_allclose(p.w, [0.1, -0.2] - 0.1 / np.sqrt(p.G_w) * g_w)
-    assert_allclose(p.G_V, 1.0 + (g_V**2).sum(axis=1))
-    assert_allclose(p.V, [[1.0, 2.0], [3.0, -1.0]] - 0.1 / np.sqrt(p.G_V)[:, None] * g_V)
+    (G_w0,), (G_w,), (G_V,) = p.state_w0, p.state_w, p.state_V
+    assert_allclose(G_w0, 1.0 + 1.1**2)
+    assert_allclose(p.w0, 0.5 + 0.1 / np.sqrt(G_w0) * 1.1)
+    assert_allclose(G_w, 1.0 + g_w**2)
+    assert_allclose(p.w, [0.1, -0.2] - 0.1 / np.sqrt(G_w) * g_w)
+    assert_allclose(G_V, 1.0 + (g_V**2).sum(axis=1))
+    assert_allclose(p.V, [[1.0, 2.0], [3.0, -1.0]] - 0.1 / np.sqrt(G_V)[:, None] * g_V)
+
+
+def test_two_steps_of_ftrl_by_hand():
+    """The sample x = (2, -1) of a linear model twice: every number written out; learning rate 1/2."""
+    p = Parameters.create(2, 0, np.random.default_rng(0), solver="ftrl")
+    X = sp.csr_array(np.array([[2.0, -1.0]]))
+    settings = {"loss": "squared", "learning_rate": 0.5, "reg_w": 3.0, "l1_w": 2.5}
+    # score = 0;  y = 2, so dloss = -2;  g_w0 = -2, g_w = (-4, 2);  all parameters are 0, so z = g, n = g^2
+    assert_allclose(numpy_baseline.train_epoch(X, [2.0], p, **settings), 2.0)
+    assert_allclose(p.state_w0, [-2.0, 4.0])
+    assert_allclose(p.w0, 2.0 / ((1.0 + 2.0) / 0.5))
+    assert_allclose(p.state_w, [[-4.0, 2.0], [16.0, 4.0]])
+    assert_allclose(p.w, [(4.0 - 2.5) / ((1.0 + 4.0) / 0.5 + 3.0), 0.0])  # |z_1| = 2 < l1_w
+    # score = 1/3 + 2 * 1.5/13 = 22/39, so dloss = -56/39
+    w0, w_0, dloss = 1 / 3, 1.5 / 13, -56 / 39
+    assert_allclose(numpy_baseline.train_epoch(X, [2.0], p, **settings), 0.5 * dloss**2)
+    n_0, n = 4.0 + dloss**2, np.array([16.0 + (2 * dloss) ** 2, 4.0 + dloss**2])
+    z_0 = -2.0 + dloss - (np.sqrt(n_0) - 2.0) / 0.5 * w0
+    z = np.array([-4.0 + 2 * dloss - (np.sqrt(n[0]) - 4.0) / 0.5 * w_0, 2.0 - dloss])
+    assert_allclose(p.state_w0, [z_0, n_0])
+    assert_allclose(p.w0, -z_0 / ((1.0 + np.sqrt(n_0)) / 0.5))
+    assert_allclose(p.state_w, [z, n])
+    assert_allclose(p.w, -(z - [-2.5, 2.5]) / ((1.0 + np.sqrt(n)) / 0.5 + 3.0))
+
+
+@pytest.mark.parametrize("train", [numpy_baseline.train_epoch, numpy_baseline.train_epoch_mini_batch])
+def test_ftrl_keeps_the_random_start(train):
+    """A coordinate that has not moved is where it began, whatever its penalty, and goes on from there."""
+    rng = np.random.default_rng(10)
+    X, y, p = random_rows(rng), rng.normal(size=60), random_parameters(rng, solver="ftrl")
+    initial = p.copy()
+    train(X, y, p, reg_V=2.0, sample_weight=np.zeros(60))
+    assert_allclose(p.V, initial.V, rtol=1e-14)
+    train(X, y, p, learning_rate=1e-6, reg_w=2.0, reg_V=2.0)
+    assert_allclose(p.V, initial.V, atol=1e-3)
+    assert_allclose(p.w, initial.w, atol=1e-3)
+    assert_array_equal(p.V[3], initial.V[3])  # column 3 never occurs
+    assert not np.array_equal(p.V, initial.V)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -169,14 +216,15 @@ def test_a_step_of_adagrad_by_hand():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_batches_of_one_are_the_per_sample_algorithm(solver, loss, n_factors):
     rng = np.random.default_rng(2)
-    X, y, p = random_rows(rng), random_targets(rng, loss), random_parameters(rng, n_factors=n_factors)
+    X, y = random_rows(rng), random_targets(rng, loss)
+    p = random_parameters(rng, n_factors=n_factors, solver=solver)
     q, weights = p.copy(), rng.uniform(0.5, 2.0, 60)
     settings = {
-        "solver": solver,
         "loss": loss,
         "learning_rate": 0.05,
         "reg_w": 0.01,
         "reg_V": 0.02,
+        "l1_w": 0.5 if solver == "ftrl" else 0.0,
         "sample_weight": weights,
     }
     for _ in range(3):
@@ -190,24 +238,22 @@ def test_batches_of_one_are_the_per_sample_algorithm(solver, loss, n_factors):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_float32_stays_float32(train, solver):
     rng = np.random.default_rng(3)
-    X, p = random_rows(rng, dtype="float64"), random_parameters(rng, dtype="float32")
-    train(X, random_targets(rng, "logistic"), p, solver=solver, loss="logistic", reg_w=0.1, reg_V=0.1)
-    assert type(p.w0) is float
-    assert type(p.G_w0) is float
-    for array in (p.w, p.V, p.G_w, p.G_V):
+    X, p = random_rows(rng, dtype="float64"), random_parameters(rng, dtype="float32", solver=solver)
+    train(X, random_targets(rng, "logistic"), p, loss="logistic", reg_w=0.1, reg_V=0.1)
+    for number in (p.w0, *p.state_w0):
+        assert type(number) is float
+    for array in (p.w, p.V, *p.state_w, *p.state_V):
         assert array.dtype == np.float32
 
 
-@pytest.mark.parametrize(("solver", "learning_rate"), [("sgd", 5e-3), ("adagrad", 0.1)])
+@pytest.mark.parametrize(("solver", "learning_rate"), [("sgd", 5e-3), ("adagrad", 0.1), ("ftrl", 0.1)])
 def test_mini_batches_learn(solver, learning_rate):
     rng = np.random.default_rng(4)
     X, truth = random_rows(rng, 2000), random_parameters(rng)
     y = numpy_baseline.score(X, truth)
-    p = Parameters.create(25, 8, rng, init_std=0.1)
+    p = Parameters.create(25, 8, rng, solver=solver, init_std=0.1)
     losses = [
-        numpy_baseline.train_epoch_mini_batch(
-            X, y, p, solver=solver, learning_rate=learning_rate, batch_size=64
-        )
+        numpy_baseline.train_epoch_mini_batch(X, y, p, learning_rate=learning_rate, batch_size=64)
         for _ in range(40)
     ]
     assert losses[-1] < 0.1 * losses[0]
@@ -227,9 +273,13 @@ def test_unknown_names_are_refused(train):
     rng = np.random.default_rng(6)
     X, y, p = random_rows(rng), random_targets(rng, "squared"), random_parameters(rng)
     with pytest.raises(ValueError, match="solver is 'adam'; expected one of"):
-        train(X, y, p, solver="adam")
+        Parameters.create(25, 4, rng, solver="adam")
+    with pytest.raises(ValueError, match="solver is 'adam'; expected one of"):
+        train(X, y, Parameters(p.w0, p.w, p.V, solver="adam"))
     with pytest.raises(ValueError, match="loss is 'hinge'; expected one of"):
         train(X, y, p, loss="hinge")
+    with pytest.raises(ValueError, match=r"l1_w is 0\.1 with solver 'adagrad'; expected 0, or"):
+        train(X, y, p, l1_w=0.1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -240,27 +290,44 @@ def test_unknown_names_are_refused(train):
 CORES = {level: load_core(level) for level in available_levels()}
 
 
-def pack(p, solver):
+def pack(p):
     """The parameters in the layout of the kernel."""
-    table = ParameterTable(1, *p.V.shape, state_size=2 if solver == "adagrad" else 0, dtype=p.w.dtype)
+    n_features, n_factors = p.V.shape
+    columns = [array.reshape(n_features, -1) for array in (*p.state_w, *p.state_V)]
+    state = np.concatenate([np.empty((n_features, 0)), *columns], axis=1)
+    table = ParameterTable(1, n_features, n_factors, state.shape[1], p.w.dtype)
     table.rows[:] = 0.0
-    table.bias[0, :2] = p.w0, p.G_w0
-    table.w[0], table.V[0] = p.w, p.V
-    if solver == "adagrad":
-        table.state[0, :, 0], table.state[0, :, 1] = p.G_w, p.G_V
+    table.bias[0, : 1 + len(p.state_w0)] = p.w0, *p.state_w0
+    table.w[0], table.V[0], table.state[0] = p.w, p.V, state
     return table
 
 
-def unpack(table, p, solver):
-    """The inverse of `pack`; what the solver does not keep comes from p."""
-    state = (p.G_w0, p.G_w, p.G_V)
-    if solver == "adagrad":
-        state = (table.bias[0, 1], table.state[0, :, 0], table.state[0, :, 1])
-    return Parameters(table.w0[0], table.w[0], table.V[0], *state)
+def unpack(table, p):
+    """The inverse of `pack`; p has the shapes."""
+    shapes = [array.shape for array in (*p.state_w, *p.state_V)]
+    widths = [math.prod(shape[1:]) for shape in shapes]
+    columns = np.split(table.state[0], np.cumsum(widths)[:-1], axis=1) if widths else []
+    state = tuple(array.reshape(shape) for array, shape in zip(columns, shapes, strict=True))
+    n_w = len(p.state_w)
+    w0, *state_w0 = table.bias[0, : 1 + len(p.state_w0)]
+    return Parameters(w0, table.w[0], table.V[0], p.solver, tuple(state_w0), state[:n_w], state[n_w:])
 
 
 def train_kernel(
-    core, X, y, table, *, solver, loss, sample_weight, order, learning_rate, reg_w, reg_V, data=None
+    core,
+    X,
+    y,
+    table,
+    *,
+    solver,
+    loss,
+    learning_rate,
+    reg_w,
+    reg_V,
+    l1_w=0.0,
+    sample_weight=None,
+    order,
+    data=None,
 ):
     """One epoch that visits the samples in the given order: runs of one row, one at a time."""
     return core.train_rows(
@@ -280,6 +347,7 @@ def train_kernel(
         learning_rate,
         reg_w,
         reg_V,
+        l1_w,
     )
 
 
@@ -288,31 +356,34 @@ def train_kernel(
 @pytest.mark.parametrize("index_dtype", ["int32", "int64"])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 1e-4)])
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_kernel_agrees_with_baseline(solver, loss, dtype, rtol, index_dtype, n_factors, weighted):
+@pytest.mark.parametrize(("solver", "l1_w"), [("sgd", 0.0), ("adagrad", 0.0), ("ftrl", 0.0), ("ftrl", 6.0)])
+def test_kernel_agrees_with_baseline(solver, l1_w, loss, dtype, rtol, index_dtype, n_factors, weighted):
     rng = np.random.default_rng(7)
-    X = random_rows(rng, dtype=dtype, index_dtype=index_dtype)
-    y, p = random_targets(rng, loss), random_parameters(rng, n_factors=n_factors, dtype=dtype)
+    X, y = random_rows(rng, dtype=dtype, index_dtype=index_dtype), random_targets(rng, loss)
+    p = random_parameters(rng, n_factors=n_factors, dtype=dtype, solver=solver)
     p.V *= 1.0 / np.sqrt(max(n_factors, 1))  # keeps the pairwise term, and so the steps, of equal size
     initial = p.copy()
-    tables = {level: pack(p, solver) for level in CORES}
+    tables = {level: pack(p) for level in CORES}
     settings = {
-        "solver": solver,
         "loss": loss,
         "learning_rate": 0.02 if solver == "sgd" else 0.05,
         "reg_w": 0.02,
         "reg_V": 0.05,
+        "l1_w": l1_w,
         "sample_weight": rng.uniform(0.5, 2.0, 60) if weighted else None,
     }
     for _ in range(4):
         order = rng.permutation(60)
         expected = numpy_baseline.train_epoch(X, y, p, order=order, **settings)
         for level, core in CORES.items():
-            actual = train_kernel(core, X, y, tables[level], order=order, **settings)
+            actual = train_kernel(core, X, y, tables[level], solver=solver, order=order, **settings)
             assert_allclose(actual, expected, rtol=rtol, err_msg=level)
     for table in tables.values():
-        assert_same(unpack(table, p, solver), p, rtol)
+        # A weight next to the threshold of l1_w may be 0 here and almost 0 there: the step is continuous.
+        assert_same(unpack(table, p), p, rtol)
     assert np.max(np.abs(p.w - initial.w)) > 0.01  # the epochs did something
+    if l1_w:
+        assert 0 < np.sum(p.w == 0.0) < len(p.w)
 
 
 @pytest.mark.parametrize(
@@ -333,14 +404,13 @@ def test_kernel_agrees_across_its_buffers(solver, nnz_per_row):
     indptr = np.concatenate([[0], np.cumsum(nnz_per_row)])
     X = sp.csr_array((np.ones(len(indices)), indices, indptr), shape=(n_samples, n_features))
     y, order = rng.normal(size=n_samples), rng.permutation(n_samples)
-    p = Parameters.create(n_features, 4, rng, init_std=0.01)
-    tables = {level: pack(p, solver) for level in CORES}
-    settings = {"solver": solver, "loss": "squared", "learning_rate": 1e-4, "reg_w": 0.02, "reg_V": 0.05}
-    settings |= {"order": order, "sample_weight": None}
+    p = Parameters.create(n_features, 4, rng, solver=solver, init_std=0.01)
+    tables = {level: pack(p) for level in CORES}
+    settings = {"loss": "squared", "learning_rate": 1e-4, "reg_w": 0.02, "reg_V": 0.05, "order": order}
     for _ in range(2):
         expected = numpy_baseline.train_epoch(X, y, p, **settings)
         for level, core in CORES.items():
-            actual = train_kernel(core, X, y, tables[level], data=np.empty(0), **settings)
+            actual = train_kernel(core, X, y, tables[level], solver=solver, data=np.empty(0), **settings)
             assert_allclose(actual, expected, rtol=1e-10, err_msg=level)
     for table in tables.values():
-        assert_same(unpack(table, p, solver), p, 1e-10)
+        assert_same(unpack(table, p), p, 1e-10)

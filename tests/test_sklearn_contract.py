@@ -90,8 +90,9 @@ def test_exceptions_and_warnings_are_those_of_scikit_learn(ratings):
         FMRegressor().predict(X)
     with pytest.raises(sklearn.exceptions.NotFittedError):
         check_is_fitted(FMRegressor())
-    with pytest.warns(sklearn.exceptions.DataConversionWarning):
+    with pytest.warns(sklearn.exceptions.DataConversionWarning) as caught:
         fm = small(FMRegressor).fit(X, y[:, None])
+    assert caught[0].filename == __file__
     check_is_fitted(fm)
 
 
@@ -202,11 +203,17 @@ def test_feature_names_of_a_data_frame():
         fm.predict(X.rename(columns={"b": "c"}))
     with pytest.raises(ValueError, match="yet now missing:\n- b\n"):
         fm.predict(X[["a"]])
-    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+    with pytest.warns(UserWarning, match="X does not have valid feature names") as caught:
         without_names = fm.predict(X.to_numpy())
+    assert caught[0].filename == __file__
     assert_array_equal(without_names, fm.predict(X))
     # A sparse matrix cannot have names, and so is no cause for a warning.
     assert_array_equal(fm.predict(sp.csr_array(X.to_numpy())), without_names)
+    for bad in (X[["b", "a"]], X.rename(columns={"b": "c"})):
+        with pytest.raises(ValueError, match="The feature names should match"):
+            FMRegressor().fit(X, [1, 2, 3, 0], eval_set=(bad, [1, 2, 3, 0]))
+        with pytest.raises(ValueError, match="The feature names should match"):
+            fm.partial_fit(bad, [1, 2, 3, 0])
     with pytest.raises(TypeError, match="names of several types"):
         fm.fit(X.rename(columns={"b": 1}), [1, 2, 3, 0])
     # A fit without names forgets them.

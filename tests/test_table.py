@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fmfast._dispatch import available_levels, load_kernel
-from fmfast.table import BIAS_SIZE, ParameterTable, TableBackup
+from fmfast.table import BIAS_SIZE, ParameterTable, TableBackup, output_seed
 
 SIZES = [(1, 1, 0, 0), (1, 7, 0, 2), (2, 5, 1, 0), (1, 9, 8, 2), (3, 4, 16, 2), (1, 3, 33, 2), (2, 3, 63, 0)]
 DTYPES = ["float32", "float64"]
@@ -145,7 +145,7 @@ def test_rows_can_be_filled_in_any_order(kernel, dtype):
     padding = np.zeros(rows.shape[1] - 7)
     padding[:2] = 0.5
     for start, stop in [(60, 100), (0, 1), (17, 60), (1, 17)]:
-        kernel.fill_rows(rows[start:stop], start, 6, 1.0, 11, padding)
+        kernel.fill_rows(rows[start:stop], start, 6, 1.0, output_seed(11, 0), padding)
     assert_array_equal(rows, expected.rows[0])
 
 

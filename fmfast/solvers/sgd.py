@@ -233,7 +233,8 @@ def visiting_order(n_samples: int, nnz: int, seed: int, epoch: int) -> tuple[NDA
     mean_nnz = max(1.0, nnz / n_samples)
     run_length = int(max(1, min(_RUN_NNZ // mean_nnz, n_samples // _MIN_RUNS)))
     n_runs = -(-n_samples // run_length)
-    runs = np.random.default_rng([seed, epoch]).permutation(n_runs) * run_length
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+    runs = rng.permutation(n_runs) * run_length
     return runs.astype(np.int64, copy=False), run_length
 
 

@@ -1,0 +1,13 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import pytest
+
+from fmfast._dispatch import available_levels, load_core
+
+
+@pytest.fixture(params=available_levels())
+def core(request):
+    """The kernel, built for each instruction set that this machine has."""
+    return load_core(request.param)
