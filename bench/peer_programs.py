@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,9 @@ class Torch:
         columns, values = self._batchable(sp.csr_array(X))
         with self._torch.no_grad():
             parts = [
-                self._score(columns[i : i + self.BATCH], None if values is None else values[i : i + self.BATCH])
+                self._score(
+                    columns[i : i + self.BATCH], None if values is None else values[i : i + self.BATCH]
+                )
                 for i in range(0, len(columns), self.BATCH)
             ]
         return self._torch.cat(parts).numpy()
@@ -139,6 +141,7 @@ class MyFM:
         self._started = 0.0
         self._seconds = 0.0
         self._chain: threading.Thread | None = None
+        self._closed = False
 
     def train(self, n_epochs: int) -> list[float]:
         times = []
@@ -154,6 +157,7 @@ class MyFM:
         return times
 
     def _run_chain(self) -> None:
+        # Of the draws, only the present one is kept; without a limit of their number it would keep all.
         self._fm.fit(*self._data, n_iter=1 << 20, n_kept_samples=1, callback=self._between_draws)
 
     def _between_draws(self, i: int, fm: Any, hyper: Any, history: Any) -> tuple[bool, None]:
@@ -166,7 +170,7 @@ class MyFM:
         self._predictions.append(score)
         self._done.release()
         self._go.acquire()
-        return False, None
+        return self._closed, None  # true ends the chain
 
     def raw_scores(self, X: Any) -> NDArray:
         """Of the test rows, whatever X is."""
@@ -175,6 +179,13 @@ class MyFM:
             return mean
         p = np.clip(mean, _EPSILON, 1.0 - _EPSILON)
         return np.log(p) - np.log1p(-p)
+
+    def close(self) -> None:
+        """End the chain: its thread holds the data."""
+        self._closed = True
+        self._go.release()
+        if self._chain is not None:
+            self._chain.join()
 
 
 class Linear:
@@ -219,6 +230,13 @@ _PEERS: dict[str, tuple[str, Maker]] = {
     MYFM: ("myfm", lambda w, k: MyFM(w, k)),
     LINEAR: ("sklearn", lambda w, k: Linear(w)),
 }
+
+
+def close(programs: Iterable[Program]) -> None:
+    """Give back what garbage collection cannot."""
+    for program in programs:
+        if isinstance(program, MyFM):
+            program.close()
 
 
 def available() -> tuple[dict[str, Maker], list[str]]:

@@ -1,6 +1,6 @@
 """Factorization machines, fast, on an ordinary CPU.
 
-    score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                     (Rendle 2010)
+score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                     (Rendle 2010)
 """
 
 from importlib.metadata import version as _version

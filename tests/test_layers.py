@@ -36,6 +36,7 @@ LAYERS = [
     "modelfile",
     # the surface
     "_docs",
+    "machine",
     "estimators",
     "__init__",
     # what is built on it
