@@ -35,7 +35,8 @@ cdef enum:
     # leaves most of a second-level cache of 256 kB or more to the rows of the table.
     CHUNK_NNZ = 8192
     CHUNK_ROWS = 4096
-    PREFETCH_NNZ = 40   # the default of `prefetch_nnz`; bench/README.md says how it was chosen
+    # Least number of nonzeros between the prefetch of a table row and its use; see `prefetch_distance`.
+    PREFETCH_NNZ = 40
 
 ctypedef fused value_t:  # values of X
     float
@@ -134,6 +135,15 @@ cdef inline bint is_full(const Chunk* chunk, Py_ssize_t nnz) noexcept nogil:
 cdef inline void empty_chunk(Chunk* chunk) noexcept nogil:
     chunk.n_rows = 0
     chunk.nnz = 0
+
+
+cdef inline Py_ssize_t prefetch_distance(const Chunk* chunk) noexcept nogil:
+    """Nonzeros between the prefetch of a table row and its use, for the rows of a chunk.
+
+    At least one sample ahead: the rows of one sample are needed all at once, so that a prefetch within
+    the sample comes too late (bench/README.md has the figures).
+    """
+    return max(<Py_ssize_t>PREFETCH_NNZ, chunk.nnz // max(chunk.n_rows, <Py_ssize_t>1) + 1)
 
 
 cdef inline void gather_row(

@@ -32,8 +32,8 @@ from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
 
 from fmfast._chunks cimport (
-    CHUNK_NNZ, PREFETCH_NNZ, Chunk, Order, allocate_chunk, empty_chunk, fill_chunk, fill_with_ones, floating,
-    free_chunk, gather_row, index_t, is_full, longest_row, prefetch_row, value_t,
+    CHUNK_NNZ, Chunk, Order, allocate_chunk, empty_chunk, fill_chunk, fill_with_ones, floating,
+    free_chunk, gather_row, index_t, is_full, longest_row, prefetch_distance, prefetch_row, value_t,
 )
 from fmfast._losses cimport Loss, loss_derivative, loss_value
 from fmfast._steps cimport (
@@ -155,6 +155,7 @@ cdef double train_chunk(
     cdef const floating* x
     cdef const Py_ssize_t* address
     cdef floating* row
+    cdef Py_ssize_t prefetch_nnz = settings.prefetch_nnz if settings.prefetch_nnz > 0 else prefetch_distance(chunk)
     cdef Py_ssize_t i, p, nnz
     cdef double score, dloss, weight, loss_sum = 0.0
     cdef floating dloss_x
@@ -168,7 +169,7 @@ cdef double train_chunk(
         weight = chunk.weight[i]
         score = score_row(
             table, address, x, nnz, chunk.nnz - chunk.start[i], bias[0], n_factors, n_used,
-            settings.prefetch_nnz, True, s, s + n_factors,
+            prefetch_nnz, True, s, s + n_factors,
         )
         if not fabs(score) < DIVERGED_SCORE:
             return INFINITY
@@ -232,7 +233,7 @@ cdef void score_chunk(
         start = chunk.start[i]
         out[i] = score_row(
             table, chunk.address + start, <const floating*>chunk.x + start, chunk.start[i + 1] - start,
-            chunk.nnz - start, w0, k, k + 1, PREFETCH_NNZ, False, s, s + k,
+            chunk.nnz - start, w0, k, k + 1, prefetch_distance(chunk), False, s, s + k,
         )
 
 
@@ -278,7 +279,7 @@ def train_rows(
     double reg_w,
     double reg_V,
     double l1_w=0.0,
-    Py_ssize_t prefetch_nnz=PREFETCH_NNZ,
+    Py_ssize_t prefetch_nnz=0,          # IN     for the bench; 0: chosen by the length of the rows
 ):
     """Visit every row of the given runs once; returns the sum of weight * loss.
 

@@ -51,7 +51,7 @@ cdef struct Settings:
     double reg_w
     double reg_V
     double l1_w
-    Py_ssize_t prefetch_nnz     # nonzeros between the prefetch of a row and its use
+    Py_ssize_t prefetch_nnz     # nonzeros between the prefetch of a row and its use; 0: `prefetch_distance`
 
 
 cdef inline scalar_t ftrl_moved(
