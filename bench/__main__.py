@@ -3,10 +3,11 @@
     python -m bench [--scale 0.1] [--sections NAME ...] [--data FILE.npz ...] [--rounds 5]
                     [--output bench/results]
 
-Each section is a module with `run(settings) -> Section` and `draw(section) -> figure`; what it measures,
-and how, stands on top of it. All write to one table on the terminal, `results.md`, `results.json` and a picture
-each in the output folder. `--scale 1` is the full W1, W2 and W3 of `bench.workloads`; the default takes a few
-minutes. Times are compared with times of the same run only (see `bench.timing`).
+Each section is a module with `run(settings) -> Section` and `draw(section) -> figure`; what it
+measures, and how, stands on top of it. All write to one table on the terminal, `results.md`,
+`results.json` and a picture each in the output folder. `--scale 1` is the full W1, W2 and W3 of
+`bench.workloads`; the default takes a few minutes. Times are compared with times of the same run only
+(see `bench.timing`).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if picture is not None:
             pictures[name] = picture
-        print(report.as_markdown(name, found[name]))
+        print(report.as_markdown(found[name]))
         print(f"({name}: {time.perf_counter() - started:.0f} s)\n", flush=True)
         report.write(args.output, machine, found, pictures)
     if failed:

@@ -1,9 +1,10 @@
 """How much faster is the compiled kernel than the same algorithm in NumPy?
 
-Three programs, float32, AdaGrad with the default settings of the estimators, same parameters at the start, one
-thread: the kernel, NumPy sample by sample (the same updates, on the first rows only where there are
-many, its time scaled up), and NumPy with one update per batch of 1024 rows, the fastest form that NumPy allows.
-They take turns; kernel and mini-batch train equally many epochs, after which the test loss is taken.
+Three programs, float32, AdaGrad with the default settings of the estimators, same parameters at the
+start, one thread: the kernel, NumPy sample by sample (the same updates, on the first rows only where
+there are many, its time scaled up), and NumPy with one update per batch of 1024 rows, the fastest form
+that NumPy allows. They take turns; kernel and mini-batch train equally many epochs, after which the
+test loss is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.numpy_baseline import SUBSET_ROWS
-from bench.pictures import COLOURS, grouped_bars, legend_below, new_figure
+from bench.pictures import COLOURS, grouped_bars, legend_below, new_figure, plain_log_scale
 from bench.programs import FMFast, NumPy
 from bench.report import Row, Section, Table, at_least
 from bench.settings import Settings
@@ -82,7 +83,7 @@ def draw(section: Section) -> Any:
     }
     grouped_bars(ax, groups, series, [COLOURS["numpy light"], COLOURS["numpy"]])
     ax.axhline(1.0, color=COLOURS["fmfast"], linewidth=2, label="fmfast kernel = 1")
-    ax.set_yscale("log")
+    plain_log_scale(ax)
     ax.set(title="One epoch in NumPy, compared with the compiled kernel", ylabel="time / time of the kernel")
     legend_below(ax, 3)
     return figure

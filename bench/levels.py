@@ -1,7 +1,7 @@
 """What do the instruction sets give?
 
-The kernels built for every level that this machine runs (x86-64 baseline, v3 with AVX2 and FMA, v4 with AVX-512)
-take turns over one table of parameters. The loss is the mean over the last epoch of training.
+The kernels built for every level that this machine runs (x86-64 baseline, v3 with AVX2 and FMA, v4 with
+AVX-512) take turns over one table of parameters. The loss is the mean over the last epoch of training.
 """
 
 from __future__ import annotations

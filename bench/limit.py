@@ -1,9 +1,9 @@
 """How far is training from what the memory of this machine allows?
 
 The *touch kernel* (`_touch.pyx`) visits the same rows in the same order and chunks, with the same
-prefetch, and reads each row of the table and writes it back: all that an epoch must do, less its mathematics.
-Time over that of the touch kernel says how far the mathematics is from free. `no prefetch` is the same
-training with rows of the table prefetched never (but for the first few of each chunk).
+prefetch, and reads each row of the table and writes it back: all that an epoch must do, less its
+mathematics. Time over that of the touch kernel says how far the mathematics is from free. `no prefetch`
+is the same training with rows of the table prefetched never (but for the first few of each chunk).
 
 All five take turns over one table of parameters. The loss is the mean over the last epoch of training.
 """
@@ -54,7 +54,7 @@ def run(settings: Settings) -> Section:
         del w
     return Section(
         title="The limit of the machine",
-        about="Milliseconds per epoch beside those of the touch kernel: the same memory traffic, no mathematics.",
+        about="Milliseconds per epoch beside the touch kernel: the same memory traffic, no mathematics.",
         tables=[Table("Time of an epoch", rows)],
         targets=_targets({(row["workload"], row["k"]): row for row in rows}),
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bench.pictures import COLOURS, legend_below, new_figure
+from bench.pictures import COLOURS, legend_below, new_figure, plain_log_scale
 from bench.programs import FMFast
 from bench.report import Section, Table, at_most
 from bench.settings import Settings
@@ -95,7 +95,7 @@ def run(settings: Settings) -> Section:
     }
     return Section(
         title="Linear time",
-        about=f"Training epochs of {n_rows:,} rows, AdaGrad; the definition evaluated pair by pair beside them.",
+        about=f"Training epochs of {n_rows:,} rows, AdaGrad, beside the definition evaluated pair by pair.",
         tables=[
             Table(f"Against nonzeros per row, k = {FACTORS_OF_NNZ}", by_nnz),
             Table(f"Against k, {NNZ_OF_FACTORS} nonzeros per row", by_k),
@@ -121,11 +121,13 @@ def draw(section: Section) -> Any:
     left.loglog(nnz, [row["us per row, epoch"] for row in by_nnz], "o-", color=COLOURS["fmfast"],
                 label=f"fmfast: slope {slopes['nnz']:.2f}")  # fmt: skip
     left.set(title=f"against nonzeros per row (k = {FACTORS_OF_NNZ})", xlabel="nonzeros per row")
+    label = f"fmfast: slope {slopes['k']:.2f} from k = {MIN_FACTORS} on"
     right.loglog([row["k"] for row in by_k], [row["us per row, epoch"] for row in by_k], "o-",
-                 color=COLOURS["fmfast"], label=f"fmfast: slope {slopes['k']:.2f} from k = {MIN_FACTORS} on")  # fmt: skip
+                 color=COLOURS["fmfast"], label=label)  # fmt: skip
     right.set(title=f"against factors ({NNZ_OF_FACTORS} nonzeros per row)", xlabel="k")
     right.set_xticks(FACTORS, [str(k) for k in FACTORS])
     right.minorticks_off()
+    plain_log_scale(right)
     for ax in (left, right):
         ax.set_ylabel("microseconds per row")
         legend_below(ax, 1)

@@ -38,13 +38,20 @@ _EPSILON = 1e-15  # keeps probabilities of 0 and 1 finite as log-odds
 class ModernFM:
     """`fit` with warm_start goes on where the last one ended; a turn is one `fit` of all its epochs."""
 
-    def __init__(self, w: Workload, n_factors: int, learning_rate: float = 0.05, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        w: Workload,
+        n_factors: int,
+        learning_rate: float = 0.05,
+        batch_size: int = 1,
+        reg: float = 1e-5,
+    ) -> None:
         import modern_fm
 
         kind = modern_fm.FMRegressor if w.task == "regression" else modern_fm.FMClassifier
         self._fm = kind(
-            n_factors=n_factors, learning_rate=learning_rate, batch_size=batch_size, n_jobs=1, random_state=0,
-            warm_start=True,
+            n_factors=n_factors, learning_rate=learning_rate, batch_size=batch_size,
+            l2_linear=reg, l2_factors=reg, n_jobs=1, random_state=0, warm_start=True,
         )  # fmt: skip
         # As it wants them, so that no conversion is timed.
         self._X, self._y = w.X_train.astype(np.float64), w.y_train.astype(np.float64)
@@ -97,6 +104,10 @@ class Torch:
         values[filled] = X.data
         return self._torch.from_numpy(columns), self._torch.from_numpy(values)
 
+    @staticmethod
+    def _batch(rows: Any, columns: Any, values: Any) -> tuple[Any, Any]:
+        return columns[rows], None if values is None else values[rows]
+
     def _score(self, columns: Any, values: Any) -> Any:
         rows = self._table(columns)
         if values is not None:
@@ -109,7 +120,7 @@ class Torch:
         columns, values = self._rows
         for batch in self._torch.randperm(len(self._y)).split(self.BATCH):
             self._optimizer.zero_grad()
-            score = self._score(columns[batch], None if values is None else values[batch])
+            score = self._score(*self._batch(batch, columns, values))
             self._loss(score, self._y[batch]).backward()
             self._optimizer.step()
 
@@ -126,7 +137,7 @@ class Torch:
 
 
 class MyFM:
-    """A Gibbs chain in a thread of its own that stands still, in the callback of the library, between turns."""
+    """A Gibbs chain in a thread of its own, which stands still in a callback between turns."""
 
     def __init__(self, w: Workload, n_factors: int) -> None:
         import myfm
@@ -157,7 +168,6 @@ class MyFM:
         return times
 
     def _run_chain(self) -> None:
-        # Of the draws, only the present one is kept; without a limit of their number it would keep all.
         self._fm.fit(*self._data, n_iter=1 << 20, n_kept_samples=1, callback=self._between_draws)
 
     def _between_draws(self, i: int, fm: Any, hyper: Any, history: Any) -> tuple[bool, None]:
@@ -213,7 +223,7 @@ class Linear:
         return self._model.decision_function(X) if self._is_classifier else self._model.predict(X)
 
 
-Maker = Callable[..., Program]  # (workload, n_factors, learning rate or nothing)
+Maker = Callable[[Workload, int], Program]  # from the number of factors
 
 FMFAST = "fmfast AdaGrad"
 MODERN_FM = "modern-fm AdaGrad"
@@ -225,9 +235,9 @@ LINEAR = "scikit-learn SGD, linear"
 # What a program needs to import, and how it is made.
 _PEERS: dict[str, tuple[str, Maker]] = {
     MODERN_FM: ("modern_fm", ModernFM),
-    MODERN_FM_BATCHES: ("modern_fm", lambda w, k, *rate: ModernFM(w, k, *rate, batch_size=512)),
+    MODERN_FM_BATCHES: ("modern_fm", lambda w, k: ModernFM(w, k, batch_size=512)),
     TORCH: ("torch", Torch),
-    MYFM: ("myfm", lambda w, k: MyFM(w, k)),
+    MYFM: ("myfm", MyFM),
     LINEAR: ("sklearn", lambda w, k: Linear(w)),
 }
 
@@ -241,9 +251,7 @@ def close(programs: Iterable[Program]) -> None:
 
 def available() -> tuple[dict[str, Maker], list[str]]:
     """fmfast and the peers that import here, and notes about the others."""
-    makers: dict[str, Maker] = {
-        FMFAST: lambda w, k, *rate: FMFast(w, k, **({"learning_rate": rate[0]} if rate else {}))
-    }
+    makers: dict[str, Maker] = {FMFAST: FMFast}
     notes = []
     for name, (module, maker) in _PEERS.items():
         try:

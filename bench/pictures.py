@@ -36,13 +36,24 @@ def legend_below(ax: Any, n_columns: int = 2) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=n_columns, frameon=False, fontsize=9)
 
 
+def plain_log_scale(ax: Any) -> None:
+    """A logarithmic y axis with ticks at 1, 2, 5, 10, ... written out."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+
+
 def grouped_bars(ax: Any, groups: list[str], series: dict[str, list[float]], colours: list[str]) -> None:
     """One group of bars per label, one bar per series, each with its value on top."""
-    width = 0.8 / len(series)
+    width = 0.8 / max(1, len(series))
     for i, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=True)):
         left = [g - 0.4 + (i + 0.5) * width for g in range(len(groups))]
         bars = ax.bar(left, values, width, label=name, color=colour)
-        ax.bar_label(bars, fmt="{:.2g}", fontsize=7, padding=1)
+        texts = [f"{value:.2g}" if value < 99.5 else f"{value:.0f}" for value in values]
+        ax.bar_label(bars, texts, fontsize=7, padding=1)
     ax.set_xticks(range(len(groups)), groups)
     ax.tick_params(axis="x", length=0)
     ax.grid(False, axis="x")

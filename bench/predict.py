@@ -1,9 +1,9 @@
 """How fast is prediction?
 
-Rows per second with one thread: the kernel on checked rows (`FMModel.score`), `predict` of the estimator, which
-checks them first, and the vectorised NumPy scorer (`numpy_baseline.score`, float32), in turns on the training
-rows. And the time of `predict` for a single row: a canonical CSR array, as a server would have it, each
-of many rows once per round, the median over all of them.
+Rows per second with one thread: the kernel on checked rows (`FMModel.score`), `predict` of the
+estimator, which checks them first, and the vectorised NumPy scorer (`numpy_baseline.score`, float32),
+in turns on the training rows. And the time of `predict` for a single row: a canonical CSR array, as a
+server would have it, each of many rows once per round, the median over all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.pictures import COLOURS, grouped_bars, legend_below, new_figure
+from bench.pictures import COLOURS, grouped_bars, legend_below, new_figure, plain_log_scale
 from bench.report import Row, Section, Table, Target, at_least, at_most
 from bench.settings import Settings
 from bench.timing import medians, repeated, take_turns
@@ -86,7 +86,7 @@ def draw(section: Section) -> Any:
     names = {"kernel": "fmfast, checked rows", "predict": "fmfast predict", "NumPy": "NumPy"}
     series = {label: [row[f"{name}, million rows/s"] for row in rows] for name, label in names.items()}
     grouped_bars(ax, groups, series, [COLOURS["fmfast"], COLOURS["fmfast light"], COLOURS["numpy"]])
-    ax.set_yscale("log")
+    plain_log_scale(ax)
     ax.set(title="Prediction with one thread", ylabel="million rows per second")
     legend_below(ax, 3)
     return figure

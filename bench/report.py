@@ -99,7 +99,7 @@ def markdown_table(rows: list[Row]) -> str:
     return "\n".join([line(columns), line(rule), *(line(texts) for texts in cells)])
 
 
-def as_markdown(name: str, section: Section, picture: str | None = None) -> str:
+def as_markdown(section: Section, picture: str | None = None) -> str:
     parts = [f"## {section.title}", section.about]
     for table in section.tables:
         parts += [f"**{table.title}**", markdown_table(table.rows)]
@@ -134,5 +134,7 @@ def write(
     """`results.json` and `results.md` of all sections so far."""
     (folder / "results.json").write_text(as_json(machine, sections))
     texts = ["# Results of `python -m bench`\n", machine_as_markdown(machine)]
-    texts += [as_markdown(name, section, pictures.get(name)) for name, section in sections.items()]
+    if machine["scale"] != 1:
+        texts.append("The targets are meant for the full size (`--scale 1`).\n")
+    texts += [as_markdown(section, pictures.get(name)) for name, section in sections.items()]
     (folder / "results.md").write_text("\n".join(texts))

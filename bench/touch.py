@@ -1,4 +1,4 @@
-"""The touch kernel of `_touch.pyx`, compiled when it is first needed, with the flags of the kernels in use."""
+"""The touch kernel of `_touch.pyx`, compiled when it is first needed with the flags of the kernels in use."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Synthetic workloads with the shapes of ratings, click logs, and a table larger than any cache.
 
-| name | rows      | nnz per row | columns    | columns are drawn                                          |
+| name | rows      | nnz per row | columns    | columns are drawn
+|
 |------|-----------|-------------|------------|------------------------------------------------------------|
-| W1   | 1,000,000 | 5           | 100,000    | user p ~ (r+10)^-0.6, item ^-0.9, three contexts ^-0.5     |
-| W2   | 500,000   | 39          | 1,000,000  | 39 fields of 10 .. 250,000 values, p ~ (r+10)^-1.1         |
-| W3   | 300,000   | 39          | 10,000,000 | uniform: every row of the parameter table is a cache miss  |
+| W1   | 1,000,000 | 5           | 100,000    | user p ~ (r+10)^-0.6, item ^-0.9, three contexts ^-0.5
+| | W2   | 500,000   | 39          | 1,000,000  | 39 fields of 10 .. 250,000 values, p ~ (r+10)^-1.1
+| | W3   | 300,000   | 39          | 10,000,000 | uniform: every row of the parameter table is a cache
+miss  |
 
 r is the rank of a value in its field; values are numbered in random order within their field. The
 targets of W1 and W2 come from a planted factorization machine (rank 8 with noise, and rank 4 with
@@ -153,8 +155,9 @@ def _from_file(path: Path) -> Workload:
     with np.load(path, allow_pickle=False) as arrays:
         X, y = {}, {}
         for part in ("train", "test"):
-            csr = tuple(arrays[f"{part}_{name}"] for name in ("data", "indices", "indptr"))
-            X[part] = sp.csr_array(csr, shape=tuple(arrays[f"{part}_shape"]))
+            data, *structure = (arrays[f"{part}_{name}"] for name in ("data", "indices", "indptr"))
+            structure = [values.astype(np.int32) for values in structure]  # all that some peers take
+            X[part] = sp.csr_array((data, *structure), shape=tuple(arrays[f"{part}_shape"]))
             y[part] = arrays[f"{part}_y"].astype(np.float64)
         field = arrays["field"] if "field" in arrays else np.zeros(X["train"].shape[1], dtype=np.int32)
     labels = np.unique(y["train"])

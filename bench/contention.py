@@ -1,0 +1,99 @@
+"""What several threads cost each other: how often they write the same rows of the table.
+
+The model. A cache line that two cores write has to travel between them, in L nanoseconds. Prefetch
+hides that, unless another thread writes the row again between its prefetch and its use, W samples
+later:
+
+    W = prefetch distance / nonzeros per sample + 1
+    p_j = share of the samples that contain feature j
+    C = sum_j p_j (1 - (1 - p_j)^((T - 1) W))        shared rows per sample: taken away in that time
+    t(T) = t(1) + L (C + 1)                          time of a sample; + 1 for w0, which every sample writes
+
+    speed-up = min( T t(1) / t(T),  t(1) / (L max_j p_j) )
+
+the second because a line that a share p_j of all samples write changes hands at most once per L (p = 1
+for w0). With *private copies* of w0 and of the hottest rows in every thread, merged now and then, these
+drop out of C, of the + 1 and of the maximum. Left out: the merging, clocks that sink as more cores work,
+and the caches and memory that all cores share. So the speed-ups are upper bounds; "GB/s then" is what the
+rows of the table, read and written once per sample, would ask of caches and memory to reach them.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bench.programs import FMFast
+from bench.report import Row
+from bench.timing import medians, take_turns
+from bench.workloads import Workload
+
+THREADS = (2, 16, 64)
+HOT_ROWS = 256  # with private copies
+PREFETCH_NNZ = 40  # as in `fmfast/_chunks.pxd`
+TYPICAL_TRANSFER_NS = 60.0  # for a machine with one core, where it cannot be measured
+
+
+def line_transfer_ns(executor: ThreadPoolExecutor, n_rows: int = 200_000, rounds: int = 5) -> float:
+    """What a sample takes longer, per contended line, if two threads train the same single feature."""
+    if executor._max_workers < 2:
+        return TYPICAL_TRANSFER_NS
+    X = sp.csr_array(np.ones((n_rows, 1), dtype=np.float32))
+    y = np.random.default_rng(0).standard_normal(n_rows)
+    w = Workload("one feature", "regression", X, y, X[:1], y[:1], np.zeros(1, dtype=np.int32))
+    program = FMFast(w, 8, "sgd")
+    turns = {"one": program.train, "two": partial(program.train, executor=executor, n_threads=2)}
+    t = medians(take_turns(turns, rounds))
+    # Two threads share the samples, so a sample takes one of them twice the time per row. The contended
+    # lines are that of w0 and that of the feature.
+    return max(0.0, 1e9 * (2.0 * t["two"] - t["one"]) / n_rows / 2.0)
+
+
+def frequencies(w: Workload) -> NDArray[np.float64]:
+    """p_j of the features that occur, highest first."""
+    p = np.bincount(w.X_train.indices, minlength=w.X_train.shape[1]) / w.X_train.shape[0]
+    return -np.sort(-p[p > 0])
+
+
+def shared_rows(p: NDArray[np.float64], nnz_per_sample: float, n_threads: int) -> float:
+    """C of the model."""
+    window = PREFETCH_NNZ / nnz_per_sample + 1.0
+    # p = 1: log1p(-1) is -inf, and the power 0, as it should be.
+    with np.errstate(divide="ignore"):
+        return float(-(p * np.expm1((n_threads - 1) * window * np.log1p(-p))).sum())
+
+
+def speed_up(ns_per_sample: float, n_threads: int, waiting_ns: float, hottest_ns: float) -> float:
+    """Of the model: `waiting_ns` is L (C + 1), `hottest_ns` is L max_j p_j."""
+    parallel = n_threads * ns_per_sample / (ns_per_sample + waiting_ns)
+    return min(parallel, ns_per_sample / hottest_ns) if hottest_ns > 0.0 else parallel
+
+
+def expectations(w: Workload, n_factors: int, ns_per_sample: float, transfer_ns: float) -> list[Row]:
+    """One row per number of threads."""
+    p = frequencies(w)
+    cold = p[HOT_ROWS:]
+    hottest_cold = float(cold[0]) if len(cold) else 0.0
+    nnz = w.X_train.nnz / w.X_train.shape[0]
+    bytes_per_sample = 2 * 4 * nnz * (n_factors + 3)  # AdaGrad: v_j, w_j and two accumulators of float32
+    rows = []
+    for n_threads in THREADS:
+        of_all, of_cold = (shared_rows(shared, nnz, n_threads) for shared in (p, cold))
+        shared = speed_up(ns_per_sample, n_threads, transfer_ns * (of_all + 1.0), transfer_ns)
+        private = speed_up(ns_per_sample, n_threads, transfer_ns * of_cold, transfer_ns * hottest_cold)
+        rows.append({
+            "workload": w.name,
+            "k": n_factors,
+            "threads": n_threads,
+            "ns per sample": ns_per_sample,
+            "shared rows, one table": of_all,
+            "speed-up, one table": shared,
+            "shared rows, private copies": of_cold,
+            "speed-up, private copies": private,
+            "GB/s then": bytes_per_sample * private / ns_per_sample,
+        })  # fmt: skip
+    return rows
