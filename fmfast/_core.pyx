@@ -18,7 +18,7 @@ Symbols
 The way of the data
     CSR rows -> fill_chunk (order, dtype and addresses resolved) -> chunk -> train_chunk / score_chunk
 
-A row of the table is   V_j (n_factors) | w_j | state of w_j | state of V_j | padding   (see
+A row of the table is   V_j (n_factors, zeros up to a known width) | w_j | state of w_j | state of V_j | padding   (see
 `fmfast.table`): one place in memory per feature, whatever the solver.
 
 A solver is a tag type with two small functions (`_steps.pxd`); the compiler makes one specialised
@@ -42,19 +42,31 @@ from fmfast._steps cimport (
 )
 
 cdef enum:
-    MAX_LOCAL_FACTORS = 64
+    # Sums of up to so many factors stand on the stack, where the compiler sees that no row of the table
+    # overlaps them; beyond, on the heap.
+    MAX_LOCAL_FACTORS = 256
 
 # |score| beyond which training has diverged: far above any meaningful score, far below overflow.
 cdef double DIVERGED_SCORE = 1e18
 
-# Numbers of factors known to the compiler; WidthAny serves all others.
+# Numbers of factors known to the compiler (`fmfast.table` pads with zeros to the next of them);
+# WidthAny serves all others.
+cdef struct Width0:
+    char tag
+
 cdef struct Width8:
     char tag
 
 cdef struct Width16:
     char tag
 
+cdef struct Width24:
+    char tag
+
 cdef struct Width32:
+    char tag
+
+cdef struct Width48:
     char tag
 
 cdef struct Width64:
@@ -64,9 +76,12 @@ cdef struct WidthAny:
     char tag
 
 ctypedef fused Width:
+    Width0
     Width8
     Width16
+    Width24
     Width32
+    Width48
     Width64
     WidthAny
 
@@ -77,12 +92,18 @@ ctypedef fused Width:
 
 cdef inline Py_ssize_t known_width(Width* width, Py_ssize_t n_factors) noexcept nogil:
     """n_factors as a constant where the specialisation knows it."""
-    if Width is Width8:
+    if Width is Width0:
+        return 0
+    elif Width is Width8:
         return 8
     elif Width is Width16:
         return 16
+    elif Width is Width24:
+        return 24
     elif Width is Width32:
         return 32
+    elif Width is Width48:
+        return 48
     elif Width is Width64:
         return 64
     return n_factors
@@ -191,12 +212,18 @@ cdef double train_any_width(
     Solver* solver, floating* table, double* bias, const Chunk* chunk, const Settings* settings
 ) noexcept nogil:
     """`train_chunk` compiled for this number of factors."""
+    if settings.n_factors == 0:
+        return train_chunk(solver, <Width0*>NULL, table, bias, chunk, settings)
     if settings.n_factors == 8:
         return train_chunk(solver, <Width8*>NULL, table, bias, chunk, settings)
     if settings.n_factors == 16:
         return train_chunk(solver, <Width16*>NULL, table, bias, chunk, settings)
+    if settings.n_factors == 24:
+        return train_chunk(solver, <Width24*>NULL, table, bias, chunk, settings)
     if settings.n_factors == 32:
         return train_chunk(solver, <Width32*>NULL, table, bias, chunk, settings)
+    if settings.n_factors == 48:
+        return train_chunk(solver, <Width48*>NULL, table, bias, chunk, settings)
     if settings.n_factors == 64:
         return train_chunk(solver, <Width64*>NULL, table, bias, chunk, settings)
     return train_chunk(solver, <WidthAny*>NULL, table, bias, chunk, settings)
@@ -241,12 +268,18 @@ cdef void score_any_width(
     const floating* table, double w0, const Chunk* chunk, Py_ssize_t n_factors, double* out
 ) noexcept nogil:
     """`score_chunk` compiled for this number of factors."""
-    if n_factors == 8:
+    if n_factors == 0:
+        score_chunk(<Width0*>NULL, table, w0, chunk, n_factors, out)
+    elif n_factors == 8:
         score_chunk(<Width8*>NULL, table, w0, chunk, n_factors, out)
     elif n_factors == 16:
         score_chunk(<Width16*>NULL, table, w0, chunk, n_factors, out)
+    elif n_factors == 24:
+        score_chunk(<Width24*>NULL, table, w0, chunk, n_factors, out)
     elif n_factors == 32:
         score_chunk(<Width32*>NULL, table, w0, chunk, n_factors, out)
+    elif n_factors == 48:
+        score_chunk(<Width48*>NULL, table, w0, chunk, n_factors, out)
     elif n_factors == 64:
         score_chunk(<Width64*>NULL, table, w0, chunk, n_factors, out)
     else:

@@ -34,9 +34,9 @@ def fill_rows(
     Py_ssize_t n_factors,
     double init_std,
     uint64_t seed,
-    const double[::1] state,        # IN     (stride - n_factors - 1,) what follows V_j and w_j
+    const double[::1] behind_V,     # IN     (stride - n_factors,) what follows V_j: zeros, w_j, state
 ):
-    """V_j random with mean 0 and standard deviation init_std, w_j = 0, then the initial state.
+    """V_j random with mean 0 and standard deviation init_std; behind it the same in every row.
 
     An element is the sum of four uniform numbers of 16 bits each: normal for all that matters here
     (kurtosis 2.7 instead of 3, nothing beyond 3.5 standard deviations), at a fraction of the cost.
@@ -59,9 +59,8 @@ def fill_rows(
                 row[f] = scale * <floating>(
                     <int>((a & 0xFFFF) + (a >> 16) + (b & 0xFFFF) + (b >> 16)) - 2 * 65535
                 )
-            row[n_factors] = 0
-            for f in range(n_factors + 1, stride):
-                row[f] = <floating>state[f - n_factors - 1]
+            for f in range(n_factors, stride):
+                row[f] = <floating>behind_V[f - n_factors]
 
 
 def all_finite(const floating[:, ::1] rows):

@@ -119,7 +119,7 @@ class FMModel:
         def score_part(output: int, start: int, stop: int) -> None:
             core.score_rows(
                 rows.data, rows.indices, rows.indptr, start, stop,
-                table.rows[output], table.bias[output, 0], table.n_factors, scores[output],
+                table.rows[output], table.bias[output, 0], table.width, scores[output],
             )  # fmt: skip
 
         if n_threads == 1:

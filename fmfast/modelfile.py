@@ -366,7 +366,7 @@ def _empty_model(header: dict[str, Any], task: str, file_size: int) -> FMModel:
     if n_bytes > file_size:
         raise ValueError(f"its header promises {n_bytes} bytes of parameters, but the file has {file_size}")
     table = ParameterTable(n_outputs, n_features, header["n_factors"], state_size, dtype)
-    table.rows[:, :, header["n_factors"] + 1 + state_size :] = 0
+    table.rows[:, :, header["n_factors"] :] = 0
     return FMModel(
         table=table,
         task=task,

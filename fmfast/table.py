@@ -2,8 +2,10 @@
 
 A row of the table belongs to one feature (column of X):
 
-    V_j (n_factors) | w_j | state of w_j | state of V_j | padding
+    V_j (n_factors, then zeros up to `width`) | w_j | state of w_j | state of V_j | padding
 
+Kernels are compiled for a few widths and compute the zeros along: they stay zero, add nothing, and cost less
+than a loop whose length the compiler does not know.
 The state is what a solver remembers of a feature. Keeping it beside the parameters means that a
 feature costs one stretch of memory per sample, whatever the solver. Rows start at multiples of 16
 bytes, the table at a cache line.
@@ -20,6 +22,7 @@ from fmfast._dispatch import table as kernel
 
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
+_WIDTHS = (0, 8, 16, 24, 32, 48, 64)  # as in `_core.pyx`
 BIAS_SIZE = 3  # w0 and up to two numbers of state, always float64
 
 
@@ -37,6 +40,8 @@ class ParameterTable:
 
     Attributes
     ----------
+    width : int
+        `n_factors` and the zeros behind them: what kernels take for the number of factors.
     rows : ndarray of shape (n_outputs, n_features, stride)
         The table itself. Not initialised: see `initialize`.
     bias : float64 ndarray of shape (n_outputs, BIAS_SIZE)
@@ -47,10 +52,10 @@ class ParameterTable:
         self, n_outputs: int, n_features: int, n_factors: int, state_size: int, dtype: np.dtype
     ) -> None:
         self.n_factors = n_factors
+        self.width = padded_width(n_factors)
         self.state_size = state_size
         dtype = np.dtype(dtype)
-        quantum = _ROW_ALIGNMENT // dtype.itemsize
-        stride = -(-(n_factors + 1 + state_size) // quantum) * quantum
+        stride = _round_up(self.width + 1 + state_size, _ROW_ALIGNMENT // dtype.itemsize)
         self.rows = _aligned_empty((n_outputs, n_features, stride), dtype)
         self.bias: NDArray[np.float64] = np.zeros((n_outputs, BIAS_SIZE))
 
@@ -74,7 +79,7 @@ class ParameterTable:
     @property
     def w(self) -> NDArray:
         """(n_outputs, n_features), a view."""
-        return self.rows[:, :, self.n_factors]
+        return self.rows[:, :, self.width]
 
     @property
     def V(self) -> NDArray:
@@ -84,7 +89,7 @@ class ParameterTable:
     @property
     def state(self) -> NDArray:
         """(n_outputs, n_features, state_size), a view."""
-        start = self.n_factors + 1
+        start = self.width + 1
         return self.rows[:, :, start : start + self.state_size]
 
     def initialize(self, init_std: float, seed: int, state: NDArray, bias_state: NDArray) -> None:
@@ -101,12 +106,13 @@ class ParameterTable:
         bias_state : float64 ndarray of shape (BIAS_SIZE - 1,)
             State of w0.
         """
-        padded = np.zeros(self.rows.shape[2] - self.n_factors - 1)
-        padded[: len(state)] = state
+        behind_V = np.zeros(self.rows.shape[2] - self.n_factors)
+        start = self.width + 1 - self.n_factors
+        behind_V[start : start + self.state_size] = state
         self.bias[:, 0] = 0.0
         self.bias[:, 1:] = bias_state
         for output, rows in enumerate(self.rows):
-            kernel.fill_rows(rows, 0, self.n_factors, init_std, output_seed(seed, output), padded)
+            kernel.fill_rows(rows, 0, self.n_factors, init_std, output_seed(seed, output), behind_V)
 
     def all_finite(self) -> bool:
         return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
@@ -116,14 +122,18 @@ class ParameterTable:
         return {
             "n_factors": self.n_factors,
             "bias": self.bias,
-            "content": self.rows[:, :, : self.n_factors + 1 + self.state_size],
+            "content": self.rows[:, :, : self.width + 1 + self.state_size],
         }
 
     def __setstate__(self, state: dict) -> None:
         content = state["content"]
         n_outputs, n_features, n_used = content.shape
         self.__init__(  # type: ignore[misc]
-            n_outputs, n_features, state["n_factors"], n_used - state["n_factors"] - 1, content.dtype
+            n_outputs,
+            n_features,
+            state["n_factors"],
+            n_used - padded_width(state["n_factors"]) - 1,
+            content.dtype,
         )
         self.rows[:, :, n_used:] = 0
         self.rows[:, :, :n_used] = content
@@ -152,6 +162,15 @@ class TableBackup:
         """Put back what was kept."""
         self._table.rows[:, self._features] = self._rows
         self._table.bias[:] = self._bias
+
+
+def padded_width(n_factors: int) -> int:
+    """The least width that kernels are compiled for and that holds n_factors; above 64, multiples of 16."""
+    return next((width for width in _WIDTHS if width >= n_factors), _round_up(n_factors, 16))
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def output_seed(seed: int, output: int) -> int:

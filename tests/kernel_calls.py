@@ -8,7 +8,7 @@ import numpy as np
 import reference
 from numpy.typing import NDArray
 
-from fmfast.table import ParameterTable
+from fmfast.table import ParameterTable, padded_width
 
 CHUNK_NNZ, CHUNK_ROWS = 8192, 4096  # what the kernel gathers at a time, see _chunks.pxd
 
@@ -62,20 +62,29 @@ def long_rows(rng, lengths, n_features=9_200):
 
 def state_size(solver, n_factors):
     """adagrad: one number for w_j and one for v_j; ftrl: two for each of them."""
-    return {"sgd": 0, "adagrad": 2, "ftrl": 2 + 2 * n_factors}[solver]
+    return {"sgd": 0, "adagrad": 2, "ftrl": 2 + 2 * padded_width(n_factors)}[solver]
 
 
 def random_table(rng, n_features, n_factors, dtype="float64", solver="sgd", init_std=None):
     """w0, w and V random; all state 0.25. The padding is NaN: whoever reads it is found out."""
     table = ParameterTable(1, n_features, n_factors, state_size(solver, n_factors), dtype)
     table.rows[:] = np.nan
+    table.rows[:, :, n_factors : table.width] = 0.0
     table.state[:] = 0.25
+    if solver == "ftrl":
+        clear_state_of_zeros(table)
     table.bias[:] = [0.3, 0.25, 0.25]
     table.w[0] = rng.normal(size=n_features)
     # Pairwise terms of the size of the linear ones, however many factors share them.
     std = 0.5 / max(n_factors, 1) ** 0.25 if init_std is None else init_std
     table.V[0] = rng.normal(0.0, std, (n_features, n_factors))
     return table
+
+
+def clear_state_of_zeros(table):
+    """ftrl: z and n of the zeros behind the factors are 0, as they are in every table that was trained."""
+    for start in (2, 2 + table.width):
+        table.state[:, :, start + table.n_factors : start + table.width] = 0.0
 
 
 def parameters(table):
@@ -86,7 +95,7 @@ def parameters(table):
 def score(core, rows, table, first=0, stop=None, out=None):
     out = np.full(rows.n_samples, np.nan) if out is None else out
     stop = rows.n_samples if stop is None else stop
-    core.score_rows(*rows.csr, first, stop, table.rows[0], table.bias[0, 0], table.n_factors, out)
+    core.score_rows(*rows.csr, first, stop, table.rows[0], table.bias[0, 0], table.width, out)
     return out
 
 
@@ -117,7 +126,7 @@ def train(
         n_lanes,
         table.rows[0],
         table.bias[0],
-        table.n_factors,
+        table.width,
         core.SOLVERS[solver],
         core.LOSSES[loss],
         learning_rate,

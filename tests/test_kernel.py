@@ -14,6 +14,7 @@ from kernel_calls import (
     CHUNK_ROWS,
     Rows,
     assert_scores,
+    clear_state_of_zeros,
     long_rows,
     parameters,
     random_rows,
@@ -285,13 +286,14 @@ def test_a_step_of_ftrl(core, loss, n_factors, fresh):
     rows, y, weight, rate = one_row(rng), 1.0, 1.5, 0.1
     table = random_table(rng, rows.n_features, n_factors, solver="ftrl")
     table.state[:] = 0.0 if fresh else rng.uniform(0.0, 2.0, table.state.shape)
+    clear_state_of_zeros(table)
     table.bias[0, 1:] = 0.0 if fresh else [0.7, 0.9]
     if fresh:
         table.w[0, [0, 1]] = 0.0
     else:
         table.state[0, 1, 0] = 0.1  # less than l1_w, and x_1 is 0: the weight goes
     w0, w, V = parameters(table)
-    z_w, n_w, z_V, n_V = np.split(table.state[0], [1, 2, 2 + n_factors], axis=1)
+    z_w, n_w, z_V, n_V = np.split(table.state[0], [1, 2, 2 + table.width], axis=1)
     g_w0, g_w, g_V = reference.objective_gradient(
         rows.dense[0], rows.stored[0], y, weight, w0, w, V, loss=loss, reg_w=0.0, reg_V=0.0
     )
@@ -302,7 +304,7 @@ def test_a_step_of_ftrl(core, loss, n_factors, fresh):
             w[j], z_w[j, 0], n_w[j, 0], g_w[j], rate, 0.5, 0.3
         )
         for f in range(n_factors):
-            expected.V[0, j, f], expected.state[0, j, 2 + f], expected.state[0, j, 2 + n_factors + f] = (
+            expected.V[0, j, f], expected.state[0, j, 2 + f], expected.state[0, j, 2 + table.width + f] = (
                 ftrl_step(V[j, f], z_V[j, f], n_V[j, f], g_V[j, f], rate, 0.0, 0.7)
             )
     train(
@@ -310,7 +312,7 @@ def test_a_step_of_ftrl(core, loss, n_factors, fresh):
         sample_weight=[weight], solver="ftrl", loss=loss, learning_rate=rate, reg_w=0.3, reg_V=0.7, l1_w=0.5,
     )  # fmt: skip
     assert_allclose(table.bias, expected.bias, rtol=1e-12)
-    used = n_factors + 1 + table.state_size
+    used = table.width + 1 + table.state_size
     assert_allclose(table.rows[0, :, :used], expected.rows[0, :, :used], rtol=1e-10, atol=1e-13)
     assert table.w[0, 1] == 0.0  # exactly
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -12,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fmfast import numpy_baseline
 from fmfast._dispatch import available_levels, load_core
 from fmfast.numpy_baseline import LOSSES, SOLVERS, Parameters
-from fmfast.table import ParameterTable
+from fmfast.table import ParameterTable, padded_width
 
 
 def random_rows(rng, n_samples=60, n_features=25, dtype="float64", index_dtype="int32"):
@@ -293,7 +291,8 @@ CORES = {level: load_core(level) for level in available_levels()}
 def pack(p):
     """The parameters in the layout of the kernel."""
     n_features, n_factors = p.V.shape
-    columns = [array.reshape(n_features, -1) for array in (*p.state_w, *p.state_V)]
+    zeros = [(0, 0), (0, padded_width(n_factors) - n_factors)]
+    columns = [a[:, None] if a.ndim == 1 else np.pad(a, zeros) for a in (*p.state_w, *p.state_V)]
     state = np.concatenate([np.empty((n_features, 0)), *columns], axis=1)
     table = ParameterTable(1, n_features, n_factors, state.shape[1], p.w.dtype)
     table.rows[:] = 0.0
@@ -304,12 +303,12 @@ def pack(p):
 
 def unpack(table, p):
     """The inverse of `pack`; p has the shapes."""
-    shapes = [array.shape for array in (*p.state_w, *p.state_V)]
-    widths = [math.prod(shape[1:]) for shape in shapes]
-    columns = np.split(table.state[0], np.cumsum(widths)[:-1], axis=1) if widths else []
-    state = tuple(array.reshape(shape) for array, shape in zip(columns, shapes, strict=True))
-    n_w = len(p.state_w)
+    arrays = (*p.state_w, *p.state_V)
+    ends = np.cumsum([1 if a.ndim == 1 else table.width for a in arrays], dtype=int)
+    columns = np.split(table.state[0], ends[:-1], axis=1) if arrays else []
+    state = tuple(c[:, : a[0].size].reshape(a.shape) for c, a in zip(columns, arrays, strict=True))
     w0, *state_w0 = table.bias[0, : 1 + len(p.state_w0)]
+    n_w = len(p.state_w)
     return Parameters(w0, table.w[0], table.V[0], p.solver, tuple(state_w0), state[:n_w], state[n_w:])
 
 
@@ -341,7 +340,7 @@ def train_kernel(
         1,
         table.rows[0],
         table.bias[0],
-        table.n_factors,
+        table.width,
         core.SOLVERS[solver],
         core.LOSSES[loss],
         learning_rate,

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fmfast._dispatch import available_levels, load_kernel
-from fmfast.table import BIAS_SIZE, ParameterTable, TableBackup, output_seed
+from fmfast.table import BIAS_SIZE, ParameterTable, TableBackup, output_seed, padded_width
 
 SIZES = [(1, 1, 0, 0), (1, 7, 0, 2), (2, 5, 1, 0), (1, 9, 8, 2), (3, 4, 16, 2), (1, 3, 33, 2), (2, 3, 63, 0)]
 DTYPES = ["float32", "float64"]
@@ -46,19 +46,28 @@ def test_layout(n_outputs, n_features, n_factors, state_size, dtype):
     assert table.w0.shape == (n_outputs,)
     assert (table.bias.shape, table.bias.dtype) == ((n_outputs, BIAS_SIZE), np.float64)
 
-    # V_j | w_j | state, in one row; all are views of it.
+    # V_j, zeros up to a width | w_j | state, in one row; all are views of it.
+    assert n_factors <= table.width
     table.rows[:] = np.arange(table.rows.size).reshape(table.rows.shape)
     row = table.rows[-1, -1]
     assert_array_equal(table.V[-1, -1], row[:n_factors])
-    assert table.w[-1, -1] == row[n_factors]
-    assert_array_equal(table.state[-1, -1], row[n_factors + 1 : n_factors + 1 + state_size])
+    assert table.w[-1, -1] == row[table.width]
+    assert_array_equal(table.state[-1, -1], row[table.width + 1 : table.width + 1 + state_size])
     table.w0[-1] = 7.0
     assert table.bias[-1, 0] == 7.0
 
     # No more padding than the alignment needs.
     assert table.rows.flags.c_contiguous
     assert table.rows.strides[1] % 16 == 0
-    assert 0 <= table.rows.shape[2] - (n_factors + 1 + state_size) < 16 / table.dtype.itemsize
+    assert 0 <= table.rows.shape[2] - (table.width + 1 + state_size) < 16 / table.dtype.itemsize
+
+
+@pytest.mark.parametrize(
+    ("n_factors", "width"),
+    [(0, 0), (1, 8), (8, 8), (9, 16), (17, 24), (32, 32), (33, 48), (50, 64), (64, 64), (65, 80), (128, 128)],
+)
+def test_widths_are_those_of_the_kernels(n_factors, width):
+    assert padded_width(n_factors) == width
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,7 +94,8 @@ def test_everything_is_initialised(kernel, n_outputs, n_features, n_factors, sta
     assert (table.w0 == 0.0).all()
     assert (table.state == state).all()
     assert (table.bias[:, 1:] == bias_state).all()
-    assert (table.rows[:, :, n_factors + 1 + state_size :] == 0.0).all()
+    assert (table.rows[:, :, n_factors : table.width] == 0.0).all()
+    assert (table.rows[:, :, table.width + 1 + state_size :] == 0.0).all()
     assert np.isfinite(table.V).all()
     # Each element is one of 262141 values, so a few of them may coincide; not many.
     assert len(np.unique(table.V)) >= 0.99 * table.V.size
@@ -142,10 +152,10 @@ def test_rows_can_be_filled_in_any_order(kernel, dtype):
     expected = filled_table(1, 100, 6, dtype=dtype, seed=11)
     table = ParameterTable(1, 100, 6, 2, dtype)
     rows = table.rows[0]
-    padding = np.zeros(rows.shape[1] - 7)
-    padding[:2] = 0.5
+    behind_V = np.zeros(rows.shape[1] - 6)
+    behind_V[3:5] = 0.5  # behind two zeros and w_j
     for start, stop in [(60, 100), (0, 1), (17, 60), (1, 17)]:
-        kernel.fill_rows(rows[start:stop], start, 6, 1.0, output_seed(11, 0), padding)
+        kernel.fill_rows(rows[start:stop], start, 6, 1.0, output_seed(11, 0), behind_V)
     assert_array_equal(rows, expected.rows[0])
 
 

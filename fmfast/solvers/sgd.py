@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
-from fmfast.table import BIAS_SIZE, ParameterTable
+from fmfast.table import BIAS_SIZE, ParameterTable, padded_width
 from fmfast.validation import SparseRows
 
 N_LANES = 8
@@ -60,7 +60,7 @@ class _Kind:
 
     def state_size(self, n_factors: int) -> int:
         """Numbers of state per feature."""
-        return self.weight_state + self.vector_state + self.factor_state * n_factors
+        return self.weight_state + self.vector_state + self.factor_state * padded_width(n_factors)
 
     def configured(
         self,
@@ -209,7 +209,7 @@ class StochasticSolver:
             return core.train_rows(
                 rows.data, rows.indices, rows.indptr, target, sample_weight,
                 part, run_length, N_LANES,
-                table.rows[output], table.bias[output], table.n_factors,
+                table.rows[output], table.bias[output], table.width,
                 core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V, self.l1_w,
             )  # fmt: skip
 
