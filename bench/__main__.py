@@ -35,6 +35,7 @@ SECTIONS = (
     "predict",
     "order",
     "levels",
+    "steps",
 )
 ON_ALL_CORES = ("threads",)  # the others run on one
 

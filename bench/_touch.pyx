@@ -11,8 +11,8 @@ compiler does not know.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from fmfast._chunks cimport (
-    CHUNK_NNZ, PREFETCH_NNZ, Chunk, Order, allocate_chunk, fill_chunk, fill_with_ones, free_chunk, longest_row,
-    prefetch_row,
+    CHUNK_NNZ, Chunk, Order, allocate_chunk, fill_chunk, fill_with_ones, free_chunk, longest_row,
+    prefetch_distance, prefetch_row,
 )
 
 
@@ -21,11 +21,12 @@ cdef inline void touch_chunk(
 ) noexcept nogil:
     """Read and write back the first n_words words of every row of the table that the chunk names."""
     cdef Py_ssize_t i, p, f
+    cdef Py_ssize_t distance = prefetch_distance(chunk)
     cdef uint32_t* row
     for i in range(chunk.n_rows):
         for p in range(chunk.start[i], chunk.start[i + 1]):
-            if p + PREFETCH_NNZ < chunk.nnz:
-                prefetch_row(table + chunk.address[p + PREFETCH_NNZ], n_words, True)
+            if p + distance < chunk.nnz:
+                prefetch_row(table + chunk.address[p + distance], n_words, True)
             row = <uint32_t*>(table + chunk.address[p])
             for f in range(n_words):
                 row[f] ^= zero
