@@ -21,7 +21,7 @@ solver : {"adagrad", "sgd", "ftrl"}, default="adagrad"
 max_iter : int, default=10
     Epochs (passes over the data).
 learning_rate : float or None, default=None
-    Step size. None: for "adagrad" 0.2 in a regressor and 0.5 in a classifier, for "ftrl" 0.05 and
+    Step size. None: for "adagrad" 0.2 in a regressor and 0.5 in a classifier, for "ftrl" 0.1 and
     0.2, for "sgd" 0.01; lower where rows are long or values large: divided by n/10 if n > 10, and by
     (n/100)^2 if n > 1000, n being the mean over the rows of sum_j |x_ij| ("sgd": of sum_j x_ij^2).
 learning_rate_decay : float or None, default=None
@@ -29,11 +29,11 @@ learning_rate_decay : float or None, default=None
     "adagrad".
 reg_w, reg_V : float or None, default=None
     Strength of the L2 penalties reg_w / 2 * w_j^2 and reg_V / 2 * |v_j|^2, which count once for every sample
-    that contains feature j ("ftrl": once in all). None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a
-    classifier, 1 and 1 for "ftrl".
+    that contains feature j. None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier.
 l1_w : float, default=0.0
     Strength of the L1 penalty l1_w * |w_j|, for "ftrl" only. Weights that are not worth it are exactly 0:
-    `scipy.sparse.csr_array(fm.w_)` holds the others.
+    `scipy.sparse.csr_array(fm.w_)` holds the others. The penalty counts once against all epochs together, so
+    that more epochs leave fewer zeros.
 init_std : float, default=0.02
     Standard deviation of the random numbers with which V starts.
 early_stopping : bool, default=False

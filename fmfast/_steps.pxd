@@ -6,7 +6,7 @@ sizes of its state; `if Solver is Sgd` is decided by the compiler, which makes o
 of each. The state of a weight stands right behind it, that of the factors behind that (see
 `fmfast.table`).
 """
-from libc.math cimport fabs, sqrt
+from libc.math cimport sqrt
 
 from fmfast._losses cimport Loss
 
@@ -56,34 +56,33 @@ cdef struct Settings:
 
 cdef inline scalar_t ftrl_moved(
     scalar_t theta,
-    scalar_t g,                 # IN     gradient without regularisation
-    scalar_t* z,                # INOUT
+    scalar_t g,                 # IN     gradient
+    scalar_t* r,                # INOUT
     scalar_t* n,                # INOUT
     scalar_t l1,
-    scalar_t l2,
     const Settings* settings,
 ) noexcept nogil:
     """FTRL-Proximal for one coordinate (McMahan et al. 2013, algorithm 1); returns the new theta.
 
-        sigma = (sqrt(n + g^2) - sqrt(n)) / alpha;   z += g - sigma theta;   n += g^2
-        theta = 0 if |z| <= l1 else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
+    The paper stores z = sum g - sum sigma theta, of which theta is a function. Here theta is stored and
+    instead of z what theta does not tell of it, r = clip(z, -l1, l1), which gives the same numbers
 
-    theta is a function of (z, n) alone. A coordinate that has not moved yet (n = 0) gets the z that
-    belongs to its theta, so that a random start is kept.
+        n += g^2;  D = (beta + sqrt(n)) / alpha;  z = r + g - D theta;  r = clip(z, -l1, l1)
+        theta = (r - z) / D
+
+    needs no z where l1 = 0, where theta -= g / D, and lets alpha and l1 change from epoch to epoch.
     """
-    cdef scalar_t alpha = <scalar_t>settings.learning_rate
-    cdef scalar_t beta = <scalar_t>FTRL_BETA
-    cdef scalar_t old_root = <scalar_t>sqrt(n[0])
-    cdef scalar_t start = z[0] if n[0] > 0 else -theta * (beta / alpha + l2)
     cdef scalar_t new_n = n[0] + g * g
-    cdef scalar_t new_root = <scalar_t>sqrt(new_n)
-    cdef scalar_t new_z = start + g - (new_root - old_root) / alpha * theta
-    cdef scalar_t shrunk = <scalar_t>fabs(new_z) - l1
-    z[0] = new_z
+    cdef scalar_t scale = (<scalar_t>FTRL_BETA + <scalar_t>sqrt(new_n)) / <scalar_t>settings.learning_rate
+    cdef scalar_t step = r[0] + g
+    cdef scalar_t z = step - scale * theta
+    # Written so that the compiler makes a minimum and a maximum of it: branches would be mispredicted.
+    cdef scalar_t clipped = z if z < l1 else l1
+    clipped = clipped if clipped > -l1 else -l1
     n[0] = new_n
-    if shrunk <= 0:
-        return 0
-    return (-shrunk if new_z > 0 else shrunk) / ((beta + new_root) / alpha + l2)
+    r[0] = clipped
+    # (r - z) / D without rounding D theta / D; but exactly 0 where it is 0
+    return 0 if clipped == z else theta - (step - clipped) / scale
 
 
 cdef inline void step_weight(
@@ -99,19 +98,17 @@ cdef inline void step_weight(
 
         sgd      w -= learning_rate * g
         adagrad  G += g^2;  w -= learning_rate / sqrt(G) * g      (Duchi, Hazan, Singer 2011)
-        ftrl     see `ftrl_moved`; state z, n
-    with g = gradient + weight * l2 * w for the first two.
+        ftrl     see `ftrl_moved`; state r, n
+    with g = gradient + weight * l2 * w.
     """
-    cdef scalar_t g = <scalar_t>gradient
+    cdef scalar_t g = <scalar_t>gradient + <scalar_t>(weight * l2) * w[0]
     if Solver is Sgd:
-        g += <scalar_t>(weight * l2) * w[0]
         w[0] -= <scalar_t>settings.learning_rate * g
     elif Solver is AdaGrad:
-        g += <scalar_t>(weight * l2) * w[0]
         w[1] += g * g
         w[0] -= <scalar_t>settings.learning_rate / <scalar_t>sqrt(w[1]) * g
     elif Solver is Ftrl:
-        w[0] = ftrl_moved(w[0], g, &w[1], &w[2], <scalar_t>l1, <scalar_t>l2, settings)
+        w[0] = ftrl_moved(w[0], g, &w[1], &w[2], <scalar_t>l1, settings)
 
 
 cdef inline void step_factors(
@@ -133,7 +130,8 @@ cdef inline void step_factors(
         adagrad  G += sum_f g_f^2;  v -= learning_rate / sqrt(G) * g
                  (one accumulator per row: half the memory traffic of one per element, and
                  the best learning rate does not depend on n_factors)
-        ftrl     each coordinate by `ftrl_moved`, without L1; state z (n_factors), n (n_factors)
+        ftrl     n_f += g_f^2;  v_f -= learning_rate / (beta + sqrt(n_f)) * g_f
+                 (`ftrl_moved` without L1, so without r)
     """
     cdef Py_ssize_t f
     cdef floating g, rate
@@ -155,8 +153,9 @@ cdef inline void step_factors(
                 v[f] -= rate * (dloss_x * s[f] + decay * v[f])
     elif Solver is Ftrl:
         for f in range(n_factors):
-            g = dloss_x * (s[f] - v[f] * x)
-            v[f] = ftrl_moved(v[f], g, &state[f], &state[n_factors + f], <floating>0, reg_V, settings)
+            g = dloss_x * s[f] + decay * v[f]
+            state[f] += g * g
+            v[f] -= <floating>settings.learning_rate * g / (<floating>FTRL_BETA + <floating>sqrt(state[f]))
 
 
 cdef inline Py_ssize_t weight_state_size(Solver* solver) noexcept nogil:
@@ -171,5 +170,5 @@ cdef inline Py_ssize_t factor_state_size(Solver* solver, Py_ssize_t n_factors) n
     if Solver is AdaGrad:
         return 1
     elif Solver is Ftrl:
-        return 2 * n_factors
+        return n_factors
     return 0

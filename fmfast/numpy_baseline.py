@@ -63,7 +63,7 @@ class Parameters:
 
         sgd      ()
         adagrad  (G,)     sum of squared gradients; for V one number per row, not one per element
-        ftrl     (z, n)   sum of gradients, less what the steps have used up; sum of squared gradients
+        ftrl     (r, n)   the gradient that L1 holds back (V has none, only n); sum of squared gradients
 
     Numbers that belong to w0 are Python floats, that is double precision, whatever the dtype of the
     arrays.
@@ -115,7 +115,7 @@ class Parameters:
             G = np.full(n_features, initial_accumulator, dtype)
             return cls(0.0, w, V, solver, (initial_accumulator,), (G,), (G.copy(),))
         if solver == "ftrl":
-            state_w, state_V = (np.zeros_like(w), np.zeros_like(w)), (np.zeros_like(V), np.zeros_like(V))
+            state_w, state_V = (np.zeros_like(w), np.zeros_like(w)), (np.zeros_like(V),)
             return cls(0.0, w, V, solver, (0.0, 0.0), state_w, state_V)
         raise ValueError(f"solver is {solver!r}; expected one of {SOLVERS}.")
 
@@ -226,7 +226,6 @@ def _step(
     g: Any,
     learning_rate: float,
     l1: float = 0.0,
-    l2: float = 0.0,
 ) -> tuple[Any, ...]:
     """theta and its state after a step against the gradient g; theta is w0, some of w, or some rows of V.
 
@@ -235,14 +234,11 @@ def _step(
     adagrad  G += g^2;  theta -= learning_rate / sqrt(G) * g                (Duchi, Hazan, Singer 2011)
              A row of V has one G, and so one rate: G_j += sum_f g_jf^2
 
-    ftrl     sigma = (sqrt(n + g^2) - sqrt(n)) / learning_rate;  z += g - sigma * theta;  n += g^2
-             theta = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / learning_rate + l2)
-                                                                    (McMahan et al. 2013, algorithm 1)
-             Before the first step (n = 0), z is what makes the second line give theta: a random start
-             is where the way begins, and is not thrown away.
-
-    Penalties: ftrl has l1 and l2 in its closed form, where they count once. For the others, that of L2
-    is part of g, where it counts once per sample (see `train_epoch`).
+    ftrl     n += g^2;  D = (beta + sqrt(n)) / learning_rate;  z = r + g - D theta
+             r = clip(z, -l1, l1);  theta = (r - z) / D
+             The paper (McMahan et al. 2013, algorithm 1) stores z, and computes theta from it. What z
+             says beyond theta is r: gradients too small, so far, to move a weight away from 0. Without
+             L1 this is theta -= g / D.
     """
     if solver == "sgd":
         return (theta - learning_rate * g,)
@@ -253,12 +249,14 @@ def _step(
             return theta - (learning_rate / np.sqrt(G))[:, None] * g, G
         G = G + g * g
         return theta - learning_rate / np.sqrt(G) * g, G
-    z, n = state
-    z = np.where(n > 0.0, z, -theta * (FTRL_BETA / learning_rate + l2))
-    sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / learning_rate
-    z, n = z + g - sigma * theta, n + g * g
-    # np.clip(z, -l1, l1) - z is 0 if |z| <= l1, else -(z - sign(z) l1)
-    return (np.clip(z, -l1, l1) - z) / ((FTRL_BETA + np.sqrt(n)) / learning_rate + l2), z, n
+    *held, n = state
+    n = n + g * g
+    D = (FTRL_BETA + np.sqrt(n)) / learning_rate
+    if not held:  # V
+        return theta - g / D, n
+    z = held[0] + g - D * theta
+    r = np.clip(z, -l1, l1)
+    return (r - z) / D, r, n
 
 
 def _step_bias(p: Parameters, g: float, learning_rate: float) -> None:
@@ -277,16 +275,14 @@ def _step_columns(
     g_V: NDArray[Any],
     learning_rate: float,
     l1_w: float,
-    reg_w: float,
-    reg_V: float,
 ) -> None:
     """Move the parameters of some columns, given their present values and their gradients."""
     state = [array[columns] for array in p.state_w]
-    p.w[columns], *state = _step(p.solver, w, state, g_w, learning_rate, l1_w, reg_w)
+    p.w[columns], *state = _step(p.solver, w, state, g_w, learning_rate, l1_w)
     _put(p.state_w, columns, state)
     if V.shape[1]:
         state = [array.take(columns, axis=0) for array in p.state_V]
-        p.V[columns], *state = _step(p.solver, V, state, g_V, learning_rate, 0.0, reg_V)
+        p.V[columns], *state = _step(p.solver, V, state, g_V, learning_rate)
         _put(p.state_V, columns, state)
 
 
@@ -294,11 +290,6 @@ def _put(arrays: tuple[NDArray[Any], ...], columns: NDArray[Any], values: list[N
     """Write some columns of each array."""
     for array, new in zip(arrays, values, strict=True):
         array[columns] = new
-
-
-def _l2_of_gradient(solver: str, reg_w: float, reg_V: float) -> tuple[float, float]:
-    """The part of the L2 penalties that is added to the gradient: all, or for ftrl nothing."""
-    return (0.0, 0.0) if solver == "ftrl" else (reg_w, reg_V)
 
 
 def _check(solver: str, loss: str, l1_w: float) -> None:
@@ -340,9 +331,8 @@ def train_epoch(
         w_j   c dloss x_j + c reg_w w_j
         V_jf  c dloss x_j (s_f - V_jf x_j) + c reg_V V_jf
 
-    with all parameters, and so s, taken from before the update. For "ftrl" the penalties, to which
-    l1_w sum_j |w_j| is added, are no part of the samples nor of these gradients: they stand in its
-    closed form (see `_step`).
+    with all parameters, and so s, taken from before the update. The penalty l1_w sum_j |w_j| of "ftrl"
+    is no part of the samples nor of these gradients: it stands in its closed form (see `_step`).
 
     Parameters
     ----------
@@ -368,7 +358,6 @@ def train_epoch(
     """
     p = parameters
     _check(p.solver, loss, l1_w)
-    l2_w, l2_V = _l2_of_gradient(p.solver, reg_w, reg_V)
     data, indices, indptr = X.data.astype(p.w.dtype, copy=False), X.indices, X.indptr.tolist()
     targets = np.asarray(y, dtype=np.float64).tolist()
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).tolist()
@@ -385,10 +374,10 @@ def train_epoch(
 
         g_0 = weight * float(dloss(loss, y_hat, targets[i]))
         g_x = g_0 * x
-        g_w = g_x + (weight * l2_w) * w
-        g_V = g_x[:, None] * s + (weight * l2_V - g_x * x)[:, None] * V
+        g_w = g_x + (weight * reg_w) * w
+        g_V = g_x[:, None] * s + (weight * reg_V - g_x * x)[:, None] * V
         _step_bias(p, g_0, learning_rate)
-        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w, reg_w, reg_V)
+        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w)
     return loss_sum
 
 
@@ -429,7 +418,6 @@ def train_epoch_mini_batch(
     """
     p = parameters
     _check(p.solver, loss, l1_w)
-    l2_w, l2_V = _l2_of_gradient(p.solver, reg_w, reg_V)
     data = X.data.astype(p.w.dtype, copy=False)
     y = np.asarray(y, dtype=np.float64)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
@@ -458,10 +446,10 @@ def train_epoch_mini_batch(
         # Regularisation counts a column once for each sample that has it.
         repeated = None if weights is None else np.repeat(weights[first:last], np.diff(indptr))
         counts = np.bincount(local, weights=repeated, minlength=len(columns)).astype(p.w.dtype)
-        g_w = g_w + (l2_w * counts) * w
-        g_V = g_s + (l2_V * counts - g_xx)[:, None] * V
+        g_w = g_w + (reg_w * counts) * w
+        g_V = g_s + (reg_V * counts - g_xx)[:, None] * V
         _step_bias(p, g_0, learning_rate)
-        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w, reg_w, reg_V)
+        _step_columns(p, columns, w, V, g_w, g_V, learning_rate, l1_w)
     return loss_sum
 
 

@@ -61,8 +61,8 @@ def long_rows(rng, lengths, n_features=9_200):
 
 
 def state_size(solver, n_factors):
-    """adagrad: one number for w_j and one for v_j; ftrl: two for each of them."""
-    return {"sgd": 0, "adagrad": 2, "ftrl": 2 + 2 * padded_width(n_factors)}[solver]
+    """adagrad: one number for w_j and one for v_j; ftrl: two for w_j and one for each factor."""
+    return {"sgd": 0, "adagrad": 2, "ftrl": 2 + padded_width(n_factors)}[solver]
 
 
 def random_table(rng, n_features, n_factors, dtype="float64", solver="sgd", init_std=None):
@@ -82,9 +82,8 @@ def random_table(rng, n_features, n_factors, dtype="float64", solver="sgd", init
 
 
 def clear_state_of_zeros(table):
-    """ftrl: z and n of the zeros behind the factors are 0, as they are in every table that was trained."""
-    for start in (2, 2 + table.width):
-        table.state[:, :, start + table.n_factors : start + table.width] = 0.0
+    """ftrl: n of the zeros behind the factors is 0, as it is in every table that was trained."""
+    table.state[:, :, 2 + table.n_factors :] = 0.0
 
 
 def parameters(table):

@@ -44,10 +44,11 @@ def assert_same_model(first, second):
 
 
 class PerCoordinate:
-    """FTRL-Proximal with L1 and L2 for logistic regression (McMahan et al. 2013, algorithm 1), float64.
+    """FTRL-Proximal with L1 for logistic regression (McMahan et al. 2013, algorithm 1), float64.
 
-    As in the paper, the weights are not stored but computed from z and n when a sample needs them. The last
-    coordinate is the intercept: always 1, no penalty.
+    The L2 penalty is part of the gradient; that of the paper only makes steps smaller. As in the paper, the
+    weights are not stored but computed from z and n when a sample needs them. The last coordinate is the
+    intercept: always 1, no penalty.
     """
 
     def __init__(self, n_features, alpha, l1, l2, beta=1.0):
@@ -55,10 +56,10 @@ class PerCoordinate:
         self.alpha, self.beta, self.l1, self.l2 = alpha, beta, l1, l2
 
     def weight(self, i):
-        l1, l2 = (0.0, 0.0) if i == len(self.z) - 1 else (self.l1, self.l2)
+        l1 = 0.0 if i == len(self.z) - 1 else self.l1
         if abs(self.z[i]) <= l1:
             return 0.0
-        scale = (self.beta + np.sqrt(self.n[i])) / self.alpha + l2
+        scale = (self.beta + np.sqrt(self.n[i])) / self.alpha
         return -(self.z[i] - np.sign(self.z[i]) * l1) / scale
 
     def weights(self):
@@ -70,13 +71,14 @@ class PerCoordinate:
         w = {i: self.weight(i) for i in x}
         p = 1.0 / (1.0 + np.exp(-sum(w[i] * x[i] for i in x)))
         for i in x:
-            g = (p - y) * x[i]
+            l2 = 0.0 if i == len(self.z) - 1 else self.l2
+            g = (p - y) * x[i] + l2 * w[i]
             sigma = (np.sqrt(self.n[i] + g * g) - np.sqrt(self.n[i])) / self.alpha
             self.z[i] += g - sigma * w[i]
             self.n[i] += g * g
 
 
-@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.0, 2.0), (1.0, 0.0), (1.0, 2.0)])
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.0, 0.1), (1.0, 0.0), (1.0, 0.1)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
 def test_a_linear_model_is_the_algorithm_of_the_paper(planted, dtype, tolerance, l1, l2):
     """Samples are given one by one, so that their order is known."""
@@ -98,10 +100,10 @@ def test_a_linear_model_is_the_algorithm_of_the_paper(planted, dtype, tolerance,
 
 
 def test_without_l1_a_step_is_that_of_adagrad_with_a_larger_denominator(planted):
-    """theta -= g / ((1 + sqrt(n)) / learning_rate + l2): what z comes down to when no weight is held at 0."""
+    """theta -= learning_rate / (1 + sqrt(n)) * g"""
     X, _, score = planted
     X, y = X[:300], labels(score[:300])
-    rate, reg_w, reg_V = 0.3, 2.0, 5.0
+    rate, reg_w, reg_V = 0.3, 0.2, 0.5
     fm = FMClassifier(3, solver="ftrl", learning_rate=rate, reg_w=reg_w, reg_V=reg_V, init_std=0.3)
     fm.set_params(dtype="float64", random_state=0)
     w0, w, V = 0.0, np.zeros(N_FEATURES), random_start(fm)
@@ -111,10 +113,11 @@ def test_without_l1_a_step_is_that_of_adagrad_with_a_larger_denominator(planted)
         s = x @ V
         g_w0 = 1.0 / (1.0 + np.exp(-w0 - x @ w - 0.5 * (s @ s - ((x[:, None] * V) ** 2).sum()))) - y[i]
         g_w, g_V = g_w0 * x, g_w0 * x[:, None] * (s - x[:, None] * V)
+        g_w, g_V = g_w + reg_w * w * (x != 0), g_V + reg_V * V * (x != 0)[:, None]
         n_w0, n_w, n_V = n_w0 + g_w0**2, n_w + g_w**2, n_V + g_V**2
-        w0 -= g_w0 / ((1.0 + np.sqrt(n_w0)) / rate)
-        w -= g_w / ((1.0 + np.sqrt(n_w)) / rate + reg_w)
-        V -= g_V / ((1.0 + np.sqrt(n_V)) / rate + reg_V)
+        w0 -= rate / (1.0 + np.sqrt(n_w0)) * g_w0
+        w -= rate / (1.0 + np.sqrt(n_w)) * g_w
+        V -= rate / (1.0 + np.sqrt(n_V)) * g_V
     assert_allclose(fm.w0_, w0, rtol=1e-10)
     assert_allclose(fm.w_, w, rtol=1e-10, atol=1e-13)
     assert_allclose(fm.V_, V, rtol=1e-10, atol=1e-13)
@@ -254,7 +257,7 @@ def test_factors_stay_where_they_start_until_they_are_moved(planted):
     X, y = X[:1000].tolil(), labels(score[:1000])
     X[:, 7] = 0.0  # a column that never occurs
     X = X.tocsr()
-    fm = FMClassifier(4, solver="ftrl", reg_V=3.0, init_std=0.1, random_state=0)
+    fm = FMClassifier(4, solver="ftrl", reg_V=0.0, init_std=0.1, random_state=0)
     start = random_start(fm)
     assert np.std(start) == pytest.approx(0.1, rel=0.2)
     fm.partial_fit(X, y, classes=[0, 1])
@@ -275,3 +278,19 @@ def test_the_first_step_leads_on_from_the_start(planted):
     fm.fit(X[:1000], labels(score[:1000]))
     assert_allclose(fm.V_, start, atol=1e-3)
     assert (start != fm.V_).any()
+
+
+def test_the_learning_rate_may_change(planted):
+    """A parameter without gradient stays where it is, whatever the learning rate is now."""
+    X, _, score = planted
+    X, y = X[:1000], labels(score[:1000])
+    fm = FMClassifier(4, solver="ftrl", learning_rate=0.2, l1_w=2.0, reg_w=0.0, reg_V=0.0, random_state=0)
+    fm.fit(X, y)
+    w, V = fm.w_.copy(), fm.V_.copy()
+    assert 0 < np.sum(w == 0.0) < N_FEATURES
+    # All rows without weight, and one with weight that is empty.
+    X, weight = sp.vstack([X, sp.csr_array((1, N_FEATURES))]), np.append(np.zeros(1000), 1.0)
+    fm.set_params(learning_rate=0.01).partial_fit(X, np.append(y, 0), sample_weight=weight)
+    assert_array_equal(fm.V_, V)
+    assert_array_equal(fm.w_ == 0.0, w == 0.0)
+    assert_allclose(fm.w_, w, rtol=1e-6)

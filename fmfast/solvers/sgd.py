@@ -1,16 +1,17 @@
 """Stochastic solvers: one small update per sample (`sgd`, `adagrad`, `ftrl`).
 
-`sgd` and `adagrad` minimise
+All minimise
 
     sum_i c_i [ loss(score(x_i), y_i) + sum_{j in x_i} ( reg_w / 2 w_j^2 + reg_V / 2 |v_j|^2 ) ]
 
 sample by sample, c_i being the sample's weight. The penalty of a feature counts once for every
 sample that contains it, as in libFM: an update touches only the features of its sample, and how
-strongly a feature is held does not depend on how many samples there are. `ftrl` minimises
+strongly a feature is held does not depend on how many samples there are. `ftrl` adds to the above
 
-    sum_i c_i loss(score(x_i), y_i) + sum_j ( l1_w |w_j| + reg_w / 2 w_j^2 + reg_V / 2 |v_j|^2 )
+    sum_j l1_w |w_j|
 
-where a penalty counts once, and sets every w_j to exactly 0 that is not worth its l1_w.
+and sets every w_j to exactly 0 that is not worth it. This penalty counts once against the gradients
+of all epochs together, as in the paper: the more epochs, the fewer zeros.
 
 The order of the samples
 ------------------------
@@ -135,14 +136,14 @@ SOLVERS = {
         _Kind(
             "ftrl",
             {
-                "regression": _Defaults(learning_rate=0.05, reg_w=1.0, reg_V=1.0),
-                "classification": _Defaults(learning_rate=0.2, reg_w=1.0, reg_V=1.0),
+                "regression": _Defaults(learning_rate=0.1, reg_w=0.01, reg_V=0.03),
+                "classification": _Defaults(learning_rate=0.2, reg_w=1e-5, reg_V=1e-5),
             },
             learning_rate_decay=0.0,
             row_norm_power=1,
             weight_state=2,
             vector_state=0,
-            factor_state=2,
+            factor_state=1,
             initial_state=0.0,
         ),
     )
