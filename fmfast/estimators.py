@@ -41,17 +41,6 @@ class FMRegressor(FactorizationMachine):
     _kind = "regressor"
     _task = "regression"
 
-    def fit(
-        self,
-        X: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        eval_set: tuple[Any, ArrayLike] | None = None,
-    ) -> Self:
-        """{fit}"""
-        return self._fit(X, y, sample_weight, eval_set)
-
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """{partial_fit}
 
@@ -122,17 +111,6 @@ class FMClassifier(FactorizationMachine):
     _kind = "classifier"
     _task = "classification"
     classes_: NDArray
-
-    def fit(
-        self,
-        X: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        eval_set: tuple[Any, ArrayLike] | None = None,
-    ) -> Self:
-        """{fit}"""
-        return self._fit(X, y, sample_weight, eval_set)
 
     def partial_fit(
         self,

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fmfast import targets as check_y
 from fmfast import validation as check
+from fmfast._docs import documented
 from fmfast._sklearn import not_fitted_error
 from fmfast.model import FMModel, TrainingState
 from fmfast.modelfile import save_model
@@ -29,6 +30,7 @@ from fmfast.training import (
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
 
+@documented
 class FactorizationMachine(BaseEstimator, ABC):
     """Constructor, training and scoring; a subclass says what its target is and what a score means."""
 
@@ -126,8 +128,15 @@ class FactorizationMachine(BaseEstimator, ABC):
 
     # -- training ------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any) -> Self:
-        """Check everything, then train: a new model, or with warm_start the present one."""
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        eval_set: tuple[Any, ArrayLike] | None = None,
+    ) -> Self:
+        """{fit}"""
         check_params(self)
         is_new = not (self.warm_start and self.__sklearn_is_fitted__())
         examples, meaning = self._check_data(X, y, sample_weight, "" if is_new else "warm_start=True")

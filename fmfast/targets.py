@@ -154,7 +154,7 @@ def _column_to_1d(y: NDArray, name: str) -> NDArray:
             f"A column-vector {name} was passed when a 1d array was expected; change its shape to "
             "(n_samples,), for example with ravel().",
             conversion_warning(),
-            stacklevel=7,  # where `fit` was called
+            stacklevel=6,  # where `fit` was called
         )
         return y.ravel()
     if y.ndim != 1:
