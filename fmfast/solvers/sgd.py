@@ -206,23 +206,43 @@ class StochasticSolver:
         """
         rate = self.learning_rate / (1.0 + self.learning_rate_decay * epoch)
 
-        def visit(part: NDArray[np.int64]) -> float:
+        def visit(part: NDArray[np.int64], bias: NDArray[np.float64]) -> float:
             return core.train_rows(
                 rows.data, rows.indices, rows.indptr, target, sample_weight,
                 part, run_length, N_LANES,
-                table.rows[output], table.bias[output], table.width,
+                table.rows[output], bias, table.width,
                 core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V, self.l1_w,
             )  # fmt: skip
 
         loss_sum = 0.0
         for segment in _segments(runs, rows.nnz):
             if executor is None:
-                loss_sum += visit(segment)
+                loss_sum += visit(segment, table.bias[output])
             else:
-                loss_sum += sum(executor.map(visit, np.array_split(segment, n_threads)))
+                # Every sample moves w0, so each thread has its own: a cache line that all of them write would
+                # hold all of them up.
+                parts = np.array_split(segment, n_threads)
+                biases = [_on_its_own_cache_line(table.bias[output]) for _ in parts]
+                loss_sum += sum(executor.map(visit, parts, biases))
+                table.bias[output] = _merged(table.bias[output], biases)
             if not np.isfinite(loss_sum):
                 break
         return loss_sum
+
+
+def _on_its_own_cache_line(bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy of w0 and its state that shares no cache line with another."""
+    line = np.zeros(32)  # 256 bytes: at least one whole line around the middle
+    copy = line[16 : 16 + len(bias)]
+    copy[:] = bias
+    return copy
+
+
+def _merged(before: NDArray[np.float64], biases: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The mean of the threads' w0, and the sum of what they added to its state."""
+    merged = before + sum(bias - before for bias in biases)
+    merged[0] = np.mean([bias[0] for bias in biases])
+    return merged
 
 
 def visiting_order(n_samples: int, nnz: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], int]:
