@@ -175,8 +175,8 @@ class _BestEpoch:
     """Keeps the parameters of the best epoch so far, and tells when the best is past."""
 
     def __init__(self, table: ParameterTable, features: NDArray[np.intp], stopping: Stopping) -> None:
-        self._stopping = stopping
-        self._backup = TableBackup(table, features)
+        self._table, self._features, self._stopping = table, features, stopping
+        self._backup: TableBackup | None = None
         self._score: float | None = None
         self._n_worse = 0
 
@@ -186,14 +186,18 @@ class _BestEpoch:
         if self._score is None or score > self._score + self._stopping.tol:
             self._score = score
             self._n_worse = 0
-            self._backup.update()
+            # Not before there is something to keep: a copy of the parameters may be large.
+            if self._backup is None:
+                self._backup = TableBackup(self._table, self._features)
+            else:
+                self._backup.update()
         else:
             self._n_worse += 1
         return self._n_worse >= self._stopping.n_iter_no_change
 
     def restore(self) -> None:
         """Put back the parameters of the best epoch."""
-        if self._n_worse:
+        if self._n_worse and self._backup is not None:
             self._backup.restore()
 
 
