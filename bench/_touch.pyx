@@ -11,7 +11,7 @@ compiler does not know.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from fmfast._chunks cimport (
-    CHUNK_NNZ, Chunk, Order, allocate_chunk, fill_chunk, fill_with_ones, free_chunk, longest_row,
+    CHUNK_NNZ, Chunk, Order, allocate_chunk, begin_visit, fill_chunk, fill_with_ones, free_chunk, longest_row,
     prefetch_distance, prefetch_row,
 )
 
@@ -64,12 +64,7 @@ def touch_rows(
     cdef float* parameters = &table[0, 0]
     cdef Py_ssize_t capacity
     cdef int failed
-    order.runs = &runs[0]
-    order.n_runs = runs.shape[0]
-    order.run_length = run_length
-    order.n_lanes = n_lanes
-    order.n_samples = indptr.shape[0] - 1
-    order.first = order.r = order.lane = 0
+    begin_visit(&order, &runs[0], runs.shape[0], run_length, n_lanes, indptr.shape[0] - 1)
     with nogil:
         capacity = max(<Py_ssize_t>CHUNK_NNZ, longest_row(&indptr[0], 0, order.n_samples))
         failed = allocate_chunk(&chunk, capacity, 0, sizeof(float))

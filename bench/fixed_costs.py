@@ -27,7 +27,7 @@ from bench.settings import Settings
 from bench.timing import seconds
 from bench.workloads import WORKLOADS, Workload, load
 from fmfast import FMClassifier, FMRegressor
-from fmfast.solvers.sgd import SOLVERS
+from fmfast.solvers import SOLVERS
 from fmfast.validation import check_X
 
 N_FACTORS = 32

@@ -7,7 +7,6 @@ A program has `train(n)`, which trains n more epochs and returns the seconds of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from fmfast import _dispatch, numpy_baseline
 from fmfast.model import FMModel
 from fmfast.numpy_baseline import Parameters
 from fmfast.solvers import sgd
+from fmfast.solvers.threads import Threads
 from fmfast.validation import check_X
 
 FLOAT = np.dtype(np.float32)
@@ -68,17 +68,17 @@ class FMFast:
         self,
         n_epochs: int,
         core: ModuleType | SimpleNamespace = _dispatch.core,
-        executor: ThreadPoolExecutor | None = None,
-        n_threads: int = 1,
+        threads: Threads | None = None,
     ) -> list[float]:
-        """`core` is the build of the kernels to train with, see also `without_prefetch`."""
+        """`core` is the build of the kernels to train with, see also `without_prefetch`; `threads` None: the
+        calling thread, as in the estimators."""
         with patch.object(sgd, "core", core):
-            return repeated(lambda: self._run_epoch(executor, n_threads))(n_epochs)
+            return repeated(lambda: self._run_epoch(threads))(n_epochs)
 
-    def _run_epoch(self, executor: ThreadPoolExecutor | None, n_threads: int) -> None:
+    def _run_epoch(self, threads: Threads | None) -> None:
         runs, run_length = self.order(self.rows.n_samples, self.rows.nnz, self.seed, self.epoch)
         loss_sum = self.solver.run_epoch(
-            self.table, 0, self.rows, self.y, np.empty(0), runs, run_length, self.epoch, executor, n_threads
+            self.table, 0, self.rows, self.y, np.empty(0), runs, run_length, self.epoch, threads
         )
         self.epoch += 1
         self.loss = loss_sum / self.rows.n_samples

@@ -1,16 +1,17 @@
 """What do several threads give, and what do they cost in quality?
 
-AdaGrad with 1, 2, 4, ... up to all cores. Time: all numbers of threads take turns over one table. Test
-loss: a fresh model per number of threads, three epochs. Threads share the table without locks
-(`fmfast.solvers.sgd`), so they may lose updates of each other; the column "loss / one thread" shows
-what that does.
+AdaGrad with 1, 2, 4, ... up to all cores, and with all cores but without own copies of the rows of frequent
+features ("one table"). Time: all of them take turns over one table. Test loss: a fresh model for each,
+three epochs. Threads share the table without locks and merge their own rows now and then
+(`fmfast.solvers.threads`), so they may lose updates of each other, or go too far together; the column
+"loss / one thread" shows what that does.
 
 What to expect of 16 and 64 cores is computed from the data by `bench.contention`.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from bench.report import Row, Section, Table, Target, at_least, at_most
 from bench.settings import Settings
 from bench.timing import medians, take_turns
 from bench.workloads import Workload, load
+from fmfast.solvers.threads import Threads
 
 # Workload, number of factors, and the speed-up that two threads should give.
 CASES = (("W1", 8, 1.35), ("W1", 32, 1.35), ("W2", 8, None), ("W2", 32, 1.6), ("W3", 32, 1.6))
@@ -34,56 +36,59 @@ def thread_counts(n_cores: int) -> list[int]:
     return sorted({*powers, n_cores})
 
 
-def trained_loss(w: Workload, n_factors: int, executor: ThreadPoolExecutor, n_threads: int) -> float:
+def compare(w: Workload, n_factors: int, rounds: int) -> list[Row]:
     program = FMFast(w, n_factors)
-    program.train(EPOCHS, **_threads(executor, n_threads))
-    return w.test_loss(program.raw_scores(w.X_test))
-
-
-def _threads(executor: ThreadPoolExecutor, n_threads: int) -> dict[str, Any]:
-    """One thread is the calling one, as in the estimators."""
-    return {"executor": executor if n_threads > 1 else None, "n_threads": n_threads}
-
-
-def compare(w: Workload, n_factors: int, executor: ThreadPoolExecutor, rounds: int) -> list[Row]:
     counts = thread_counts(len(usable_cores()))
-    losses = {n: trained_loss(w, n_factors, executor, n) for n in counts}
-    program = FMFast(w, n_factors)
-    turns = {str(n): partial(program.train, **_threads(executor, n)) for n in counts}
-    t = medians(take_turns(turns, rounds))
+    with ExitStack() as stack:
+        teams: dict[tuple[int, str], Threads | None] = {(1, ""): None}
+        for n in counts[1:]:
+            teams[n, "own rows"] = stack.enter_context(Threads(n, program.rows))
+        if len(counts) > 1:
+            teams[counts[-1], "one table"] = stack.enter_context(contention.one_table(counts[-1], program))
+        losses = {key: trained_loss(w, n_factors, threads) for key, threads in teams.items()}
+        turns = {str(key): partial(program.train, threads=threads) for key, threads in teams.items()}
+        t = medians(take_turns(turns, rounds))
+    one = (1, "")
     return [
         {
             "workload": w.name,
             "k": n_factors,
-            "threads": n,
-            "ms per epoch": 1e3 * t[str(n)],
-            "speed-up": t["1"] / t[str(n)],
-            w.metric: losses[n],
-            "loss / one thread": losses[n] / losses[1],
+            "threads": key[0],
+            "frequent features": key[1],
+            "own rows": 0 if threads is None else len(threads.frequent),
+            "ms per epoch": 1e3 * t[str(key)],
+            "speed-up": t[str(one)] / t[str(key)],
+            w.metric: losses[key],
+            "loss / one thread": losses[key] / losses[one],
         }
-        for n in counts
+        for key, threads in teams.items()
     ]
+
+
+def trained_loss(w: Workload, n_factors: int, threads: Threads | None) -> float:
+    program = FMFast(w, n_factors)
+    program.train(EPOCHS, threads=threads)
+    return w.test_loss(program.raw_scores(w.X_test))
 
 
 def run(settings: Settings) -> Section:
     measured, expected, targets = [], [], list[Target]()
-    with ThreadPoolExecutor(len(usable_cores())) as executor:
-        transfer_ns = contention.line_transfer_ns(executor)
-        for name, n_factors, wanted in CASES:
-            w = load(name, settings.scale)
-            rows = compare(w, n_factors, executor, settings.rounds)
-            measured += rows
-            ns_per_sample = 1e6 * rows[0]["ms per epoch"] / w.X_train.shape[0]
-            expected += contention.expectations(w, n_factors, ns_per_sample, transfer_ns)
-            two = next((row for row in rows if row["threads"] == 2), None)
-            if two is not None:
-                case = f"two threads, {name} k={n_factors}"
-                if wanted is not None:
-                    targets.append(at_least(f"speed-up, {case}", two["speed-up"], wanted))
-                targets.append(at_most(f"test loss / that of one, {case}", two["loss / one thread"], 1.01))
+    transfer_ns = contention.line_transfer_ns()
+    for name, n_factors, wanted in CASES:
+        w = load(name, settings.scale)
+        rows = compare(w, n_factors, settings.rounds)
+        measured += rows
+        ns_per_sample = 1e6 * rows[0]["ms per epoch"] / w.X_train.shape[0]
+        expected += contention.expectations(w, n_factors, ns_per_sample, transfer_ns)
+        two = next((row for row in rows if row["threads"] == 2), None)
+        if two is not None:
+            case = f"two threads, {name} k={n_factors}"
+            if wanted is not None:
+                targets.append(at_least(f"speed-up, {case}", two["speed-up"], wanted))
+            targets.append(at_most(f"test loss / that of one, {case}", two["loss / one thread"], 1.01))
     return Section(
         title="Threads",
-        about=f"AdaGrad, threads sharing one table; test loss after {EPOCHS} epochs.",
+        about=f"AdaGrad, several threads training one table; test loss after {EPOCHS} epochs.",
         tables=[
             Table("Measured", measured),
             Table("Expected from the frequencies of the features", expected),
@@ -104,14 +109,18 @@ def draw(section: Section) -> Any:
     cases = list(dict.fromkeys((row["workload"], row["k"]) for row in measured))
     colours = dict(zip(cases, (COLOURS["fmfast"], COLOURS["fmfast light"], *OTHERS), strict=False))
     for case in cases:
-        rows = [row for row in measured if (row["workload"], row["k"]) == case]
+        rows = [
+            row
+            for row in measured
+            if (row["workload"], row["k"]) == case and row["frequent features"] != "one table"
+        ]
         label = f"{case[0]}, k = {case[1]}"
         left.plot([row["threads"] for row in rows], [row["speed-up"] for row in rows], "o-",
                   color=colours[case], label=label)  # fmt: skip
         rows = [row for row in expected if (row["workload"], row["k"]) == case]
         threads = [row["threads"] for row in rows]
         right.plot(
-            threads, [row["speed-up, private copies"] for row in rows], "o-", color=colours[case], label=label
+            threads, [row["speed-up, own rows"] for row in rows], "o-", color=colours[case], label=label
         )
         right.plot(threads, [row["speed-up, one table"] for row in rows], "s:", color=colours[case])
     counts = sorted({row["threads"] for row in measured})
@@ -125,9 +134,7 @@ def draw(section: Section) -> Any:
     for axis in (right.xaxis, right.yaxis):
         axis.set_major_formatter("{x:g}")
     right.set_xticks(ticks)
-    right.set(
-        title="expected: private copies (solid), one table (dotted)", xlabel="threads", ylabel="speed-up"
-    )
+    right.set(title="expected: own rows (solid), one table (dotted)", xlabel="threads", ylabel="speed-up")
     for ax in (left, right):
         legend_below(ax, 3)
     return figure

@@ -37,6 +37,8 @@ cdef enum:
     CHUNK_ROWS = 4096
     # Least number of nonzeros between the prefetch of a table row and its use; see `prefetch_distance`.
     PREFETCH_NNZ = 40
+    # What scoring loads ahead: half of a first-level cache, see `scoring_distance`.
+    PREFETCH_BYTES = 24576
 
 ctypedef fused value_t:  # values of X
     float
@@ -54,6 +56,7 @@ ctypedef fused index_t:
 cdef struct Chunk:
     Py_ssize_t n_rows
     Py_ssize_t nnz
+    Py_ssize_t max_rows         # rows that fit
     Py_ssize_t capacity         # nonzeros that fit
     Py_ssize_t* start           # (n_rows + 1,) where each row begins
     Py_ssize_t* address         # (nnz,) element offset of the parameter row of each nonzero
@@ -92,7 +95,8 @@ cdef inline void prefetch_row(const floating* row, Py_ssize_t n_used, bint for_u
     cdef const char* address = <const char*>row
     cdef Py_ssize_t offset = 0
     cdef Py_ssize_t last = n_used * <Py_ssize_t>sizeof(floating) - 1
-    while offset < last:
+    # Rows start at multiples of 16 bytes, so that what is nearer to the last byte shares its line.
+    while offset + 16 <= last:
         prefetch_line(address + offset, for_update)
         offset += CACHE_LINE
     prefetch_line(address + last, for_update)
@@ -104,6 +108,7 @@ cdef inline int allocate_chunk(
     """Buffers of a chunk; -1 if memory is short. `free_chunk` in either case."""
     capacity = max(capacity, <Py_ssize_t>1)
     chunk.capacity = capacity
+    chunk.max_rows = CHUNK_ROWS
     chunk.n_rows = 0
     chunk.nnz = 0
     chunk.start = <Py_ssize_t*>malloc((CHUNK_ROWS + 1) * sizeof(Py_ssize_t))
@@ -129,7 +134,7 @@ cdef inline void free_chunk(Chunk* chunk) noexcept nogil:
 
 cdef inline bint is_full(const Chunk* chunk, Py_ssize_t nnz) noexcept nogil:
     """Whether a row of nnz nonzeros does not fit any more."""
-    return chunk.n_rows == CHUNK_ROWS or chunk.nnz + nnz > chunk.capacity
+    return chunk.n_rows == chunk.max_rows or chunk.nnz + nnz > chunk.capacity
 
 
 cdef inline void empty_chunk(Chunk* chunk) noexcept nogil:
@@ -144,6 +149,15 @@ cdef inline Py_ssize_t prefetch_distance(const Chunk* chunk) noexcept nogil:
     the sample comes too late (bench/README.md has the figures).
     """
     return max(<Py_ssize_t>PREFETCH_NNZ, chunk.nnz // max(chunk.n_rows, <Py_ssize_t>1) + 1)
+
+
+cdef inline Py_ssize_t scoring_distance(const Chunk* chunk, Py_ssize_t row_bytes) noexcept nogil:
+    """The same for scoring, where a row of the table costs a third of the time, so that more must be under way.
+
+    No row is written here, and none is taken away by other threads: all that counts is that rows are still
+    in the cache when they are used.
+    """
+    return max(prefetch_distance(chunk), <Py_ssize_t>PREFETCH_BYTES // (row_bytes + CACHE_LINE))
 
 
 cdef inline void gather_row(
@@ -185,6 +199,22 @@ cdef inline void prefetch_csr_row(
         if data != NULL:
             prefetch(data + start + p)
         p += CACHE_LINE // <Py_ssize_t>sizeof(index_t)
+
+
+cdef inline void begin_visit(
+    Order* order,               # OUT
+    const int64_t* runs,        # IN     (n_runs,) kept as a pointer
+    Py_ssize_t n_runs,
+    Py_ssize_t run_length,
+    Py_ssize_t n_lanes,
+    Py_ssize_t n_samples,
+) noexcept nogil:
+    order.runs = runs
+    order.n_runs = n_runs
+    order.run_length = run_length
+    order.n_lanes = n_lanes
+    order.n_samples = n_samples
+    order.first = order.r = order.lane = 0
 
 
 cdef inline void advance(Order* order) noexcept nogil:

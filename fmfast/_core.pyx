@@ -29,13 +29,15 @@ Kernels receive arrays and return numbers. They import no Python module and allo
 the loop.
 """
 from libc.math cimport INFINITY, fabs
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from fmfast._chunks cimport (
-    CHUNK_NNZ, Chunk, Order, allocate_chunk, empty_chunk, fill_chunk, fill_with_ones, floating,
-    free_chunk, gather_row, index_t, is_full, longest_row, prefetch_distance, prefetch_row, value_t,
+    CHUNK_NNZ, Chunk, Order, allocate_chunk, begin_visit, empty_chunk, fill_chunk, fill_with_ones,
+    floating, free_chunk, gather_row, index_t, is_full, longest_row, prefetch_distance, prefetch_row,
+    scoring_distance, value_t,
 )
 from fmfast._losses cimport Loss, loss_derivative, loss_value
+from fmfast._own_rows cimport log2_of, merge_row, own_slot, owners, try_lock, unlock
 from fmfast._steps cimport (
     ADAGRAD, FTRL, SGD, AdaGrad, Ftrl, Settings, Sgd, Solver, SolverCode, factor_state_size, step_factors,
     step_weight, weight_state_size,
@@ -72,6 +74,12 @@ cdef struct Width48:
 cdef struct Width64:
     char tag
 
+cdef struct Width96:
+    char tag
+
+cdef struct Width128:
+    char tag
+
 cdef struct WidthAny:
     char tag
 
@@ -83,6 +91,8 @@ ctypedef fused Width:
     Width32
     Width48
     Width64
+    Width96
+    Width128
     WidthAny
 
 
@@ -106,6 +116,10 @@ cdef inline Py_ssize_t known_width(Width* width, Py_ssize_t n_factors) noexcept 
         return 48
     elif Width is Width64:
         return 64
+    elif Width is Width96:
+        return 96
+    elif Width is Width128:
+        return 128
     return n_factors
 
 
@@ -226,6 +240,10 @@ cdef double train_any_width(
         return train_chunk(solver, <Width48*>NULL, table, bias, chunk, settings)
     if settings.n_factors == 64:
         return train_chunk(solver, <Width64*>NULL, table, bias, chunk, settings)
+    if settings.n_factors == 96:
+        return train_chunk(solver, <Width96*>NULL, table, bias, chunk, settings)
+    if settings.n_factors == 128:
+        return train_chunk(solver, <Width128*>NULL, table, bias, chunk, settings)
     return train_chunk(solver, <WidthAny*>NULL, table, bias, chunk, settings)
 
 
@@ -253,6 +271,7 @@ cdef void score_chunk(
     cdef floating local_sums[2 * MAX_LOCAL_FACTORS]
     cdef floating* s = local_sums
     cdef Py_ssize_t i, start
+    cdef Py_ssize_t distance = scoring_distance(chunk, (k + 1) * <Py_ssize_t>sizeof(floating))
     if Width is WidthAny:
         if k > MAX_LOCAL_FACTORS:
             s = <floating*>chunk.s
@@ -260,7 +279,7 @@ cdef void score_chunk(
         start = chunk.start[i]
         out[i] = score_row(
             table, chunk.address + start, <const floating*>chunk.x + start, chunk.start[i + 1] - start,
-            chunk.nnz - start, w0, k, k + 1, prefetch_distance(chunk), False, s, s + k,
+            chunk.nnz - start, w0, k, k + 1, distance, False, s, s + k,
         )
 
 
@@ -282,6 +301,10 @@ cdef void score_any_width(
         score_chunk(<Width48*>NULL, table, w0, chunk, n_factors, out)
     elif n_factors == 64:
         score_chunk(<Width64*>NULL, table, w0, chunk, n_factors, out)
+    elif n_factors == 96:
+        score_chunk(<Width96*>NULL, table, w0, chunk, n_factors, out)
+    elif n_factors == 128:
+        score_chunk(<Width128*>NULL, table, w0, chunk, n_factors, out)
     else:
         score_chunk(<WidthAny*>NULL, table, w0, chunk, n_factors, out)
 
@@ -289,6 +312,23 @@ cdef void score_any_width(
 # ---------------------------------------------------------------------------------------------
 # What Python calls
 # ---------------------------------------------------------------------------------------------
+
+cdef void redirect(
+    Py_ssize_t* address,                # INOUT  (nnz,)
+    Py_ssize_t nnz,
+    owners owner,                       # IN     (n_slots,)
+    int n_slots_log2,
+    Py_ssize_t offset,                  # IN     address of the first copy
+    Py_ssize_t stride,
+) noexcept nogil:
+    """Send the nonzeros of frequent features to the thread's own copies."""
+    cdef Py_ssize_t p, slot, copy
+    for p in range(nnz):
+        slot = own_slot(address[p], n_slots_log2)
+        copy = offset + slot * stride
+        # By arithmetic: a branch would be mispredicted.
+        address[p] += (copy - address[p]) * (owner[slot] == address[p])
+
 
 LOSSES = {"squared": Loss.SQUARED, "logistic": Loss.LOGISTIC}
 SOLVERS = {"sgd": SolverCode.SGD, "adagrad": SolverCode.ADAGRAD, "ftrl": SolverCode.FTRL}
@@ -312,6 +352,12 @@ def train_rows(
     double reg_w,
     double reg_V,
     double l1_w=0.0,
+    const int64_t[::1] owner=None,      # IN     (n_slots,) see `own_slots`; None: the thread has no own rows
+    floating[:, :, ::1] own_rows=None,  # INOUT  (2, n_slots, stride) see `merge_rows`
+    const int64_t[::1] period=None,     # IN     (n_slots,) merges until it is a row's turn, powers of two
+    double share=1.0,                   # IN     as in `merge_rows`
+    Py_ssize_t rows_per_merge=0,
+    int32_t[::1] merge_lock=None,       # INOUT  (1,) the same for all threads; 0: free
     Py_ssize_t prefetch_nnz=0,          # IN     for the bench; 0: chosen by the length of the rows
 ):
     """Visit every row of the given runs once; returns the sum of weight * loss.
@@ -319,6 +365,8 @@ def train_rows(
     A run is `run_length` consecutive rows (fewer at the end of X). The runs are taken `n_lanes` at
     a time and their rows interleaved: first rows of all, second rows of all, and so on. So
     neighbours in the visit come from places far apart, while memory is read in short sequences.
+    A thread with own rows merges them every `rows_per_merge` rows of X, or later if another thread is
+    merging just then; what is left in the end is for `merge_rows`.
     Returns infinity if a score diverged; the parameters are then meaningless.
     """
     cdef Settings settings
@@ -329,6 +377,10 @@ def train_rows(
     cdef const double* weights = &sample_weight[0] if sample_weight.shape[0] else NULL
     cdef floating* parameters = &table[0, 0]
     cdef Py_ssize_t capacity
+    cdef const int64_t* own = NULL
+    cdef int n_slots_log2 = 0
+    cdef Py_ssize_t own_offset = 0
+    cdef Py_ssize_t slot, n_merges = 0
     cdef double loss_sum = 0.0
     cdef int failed
     settings.n_factors = n_factors
@@ -338,26 +390,68 @@ def train_rows(
     settings.reg_V = reg_V
     settings.l1_w = l1_w
     settings.prefetch_nnz = prefetch_nnz
-    order.runs = &runs[0] if runs.shape[0] else NULL
-    order.n_runs = runs.shape[0]
-    order.run_length = run_length
-    order.n_lanes = n_lanes
-    order.n_samples = indptr.shape[0] - 1
-    order.first = order.r = order.lane = 0
+    if owner is not None:
+        own = &owner[0]
+        n_slots_log2 = log2_of(owner.shape[0])
+        # Exact, as both arrays are aligned to the size of their elements.
+        own_offset = (<Py_ssize_t>&own_rows[0, 0, 0] - <Py_ssize_t>parameters) // <Py_ssize_t>sizeof(floating)
+    begin_visit(
+        &order, &runs[0] if runs.shape[0] else NULL, runs.shape[0], run_length, n_lanes, indptr.shape[0] - 1
+    )
     with nogil:
         capacity = max(<Py_ssize_t>CHUNK_NNZ, longest_row(&indptr[0], 0, order.n_samples))
         failed = allocate_chunk(&chunk, capacity, n_factors, sizeof(floating))
         if not failed:
             if values == NULL:
                 fill_with_ones(<floating*>chunk.x, capacity)
+            if own != NULL:
+                chunk.max_rows = max(<Py_ssize_t>1, min(chunk.max_rows, rows_per_merge))
             while fill_chunk(
                 values, columns, &indptr[0], &y[0], weights, &order, parameters, table.shape[1], &chunk
             ):
+                if own != NULL:
+                    redirect(chunk.address, chunk.nnz, own, n_slots_log2, own_offset, table.shape[1])
                 loss_sum += train_any_solver(<SolverCode>solver, parameters, &bias[0], &chunk, &settings)
+                if own != NULL and try_lock(&merge_lock[0]):
+                    n_merges += 1
+                    for slot in range(owner.shape[0]):
+                        if owner[slot] >= 0 and n_merges & (period[slot] - 1) == 0:
+                            merge_row(parameters + owner[slot], own_rows, slot, <floating>share)
+                    unlock(&merge_lock[0])
         free_chunk(&chunk)
     if failed:
         raise MemoryError("no memory for the buffers of an epoch")
     return loss_sum
+
+
+def own_slots(
+    const int64_t[::1] features,        # IN     in the order of their precedence
+    Py_ssize_t stride,
+    int64_t[::1] owner,                 # OUT    (n_slots,) a power of two
+):
+    """Owners of the slots: addresses of rows in the table, or -1. A feature whose slot is taken gets none."""
+    cdef Py_ssize_t i, slot, address
+    cdef int n_slots_log2 = log2_of(owner.shape[0])
+    for slot in range(owner.shape[0]):
+        owner[slot] = -1
+    for i in range(features.shape[0]):
+        address = <Py_ssize_t>features[i] * stride
+        slot = own_slot(address, n_slots_log2)
+        if owner[slot] < 0:
+            owner[slot] = address
+
+
+def merge_rows(
+    floating[:, ::1] table,             # INOUT  (n_features, stride)
+    const int64_t[::1] owner,           # IN     (n_slots,)
+    floating[:, :, ::1] own_rows,       # INOUT  (2, n_slots, stride) the copies, and what was last taken
+    double share,
+):
+    """Add to the table `share` of what a thread has changed in its own rows, and take what is there then."""
+    cdef Py_ssize_t slot
+    for slot in range(owner.shape[0]):
+        if owner[slot] >= 0:
+            merge_row(&table[0, 0] + owner[slot], own_rows, slot, <floating>share)
 
 
 def score_rows(

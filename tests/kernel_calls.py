@@ -114,8 +114,9 @@ def train(
     reg_w=0.0,
     reg_V=0.0,
     l1_w=0.0,
+    **own,
 ):
-    """One pass, over the rows as they stand unless told otherwise."""
+    """One pass, over the rows as they stand unless told otherwise; `own` is for a thread with own rows."""
     return core.train_rows(
         *rows.csr,
         np.asarray(y, dtype=np.float64),
@@ -132,6 +133,7 @@ def train(
         reg_w,
         reg_V,
         l1_w,
+        **own,
     )
 
 

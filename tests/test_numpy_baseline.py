@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from kernel_calls import train
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fmfast import numpy_baseline
@@ -310,42 +313,10 @@ def unpack(table, p):
     return Parameters(w0, table.w[0], table.V[0], p.solver, tuple(state_w0), state[:n_w], state[n_w:])
 
 
-def train_kernel(
-    core,
-    X,
-    y,
-    table,
-    *,
-    solver,
-    loss,
-    learning_rate,
-    reg_w,
-    reg_V,
-    l1_w=0.0,
-    sample_weight=None,
-    order,
-    data=None,
-):
+def train_kernel(core, X, y, table, *, order, data=None, **settings):
     """One epoch that visits the samples in the given order: runs of one row, one at a time."""
-    return core.train_rows(
-        X.data if data is None else data,
-        X.indices,
-        X.indptr.astype(np.int64),
-        y,
-        np.empty(0) if sample_weight is None else sample_weight,
-        order,
-        1,
-        1,
-        table.rows[0],
-        table.bias[0],
-        table.width,
-        core.SOLVERS[solver],
-        core.LOSSES[loss],
-        learning_rate,
-        reg_w,
-        reg_V,
-        l1_w,
-    )
+    csr = (X.data if data is None else data, X.indices, X.indptr.astype(np.int64))
+    return train(core, SimpleNamespace(csr=csr), y, table, runs=order, **settings)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -64,7 +64,10 @@ def test_layout(n_outputs, n_features, n_factors, state_size, dtype):
 
 @pytest.mark.parametrize(
     ("n_factors", "width"),
-    [(0, 0), (1, 8), (8, 8), (9, 16), (17, 24), (32, 32), (33, 48), (50, 64), (64, 64), (65, 80), (128, 128)],
+    [
+        *((0, 0), (1, 8), (8, 8), (9, 16), (17, 24), (32, 32), (33, 48), (50, 64), (64, 64)),
+        *((65, 96), (97, 128), (128, 128), (129, 144), (200, 208)),
+    ],
 )
 def test_widths_are_those_of_the_kernels(n_factors, width):
     assert padded_width(n_factors) == width
