@@ -13,11 +13,13 @@ Parameters
 ----------
 n_factors : int, default=16
     Length of the vector v_j of each feature; 0 gives a linear model.
-solver : {"adagrad", "sgd", "ftrl"}, default="adagrad"
+solver : {"adagrad", "sgd", "ftrl", "als"}, default="adagrad"
     "adagrad" adapts the step of each feature to how often it was seen (Duchi, Hazan, Singer 2011; one
     accumulator for w_j and one for the whole v_j); "sgd" is plain stochastic gradient descent; "ftrl"
     (FTRL-Proximal, McMahan et al. 2013) adapts the step of each coordinate, and with l1_w leaves exact zeros
-    in w.
+    in w; "als" (alternating least squares) finds the exact optimum of each feature given the others: no
+    learning rate, and the same result for any n_jobs. It minimises the log loss of a classifier by quadratic
+    bounds (Jaakkola, Jordan 2000).
 max_iter : int, default=10
     Epochs (passes over the data).
 learning_rate : float or None, default=None
@@ -29,13 +31,15 @@ learning_rate_decay : float or None, default=None
     "adagrad".
 reg_w, reg_V : float or None, default=None
     Strength of the L2 penalties reg_w / 2 * w_j^2 and reg_V / 2 * |v_j|^2, which count once for every sample
-    that contains feature j. None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier.
+    that contains feature j. None: 0.01 and 0.03 for a regressor, 1e-5 and 1e-5 for a classifier;
+    for "als" 0.02 and 0.1, 1e-3 and 0.03, since it fits the training data more closely.
 l1_w : float, default=0.0
     Strength of the L1 penalty l1_w * |w_j|, for "ftrl" only. Weights that are not worth it are exactly 0:
     `scipy.sparse.csr_array(fm.w_)` holds the others. The penalty counts once against all epochs together, so
     that more epochs leave fewer zeros.
-init_std : float, default=0.02
-    Standard deviation of the random numbers with which V starts.
+init_std : float or None, default=None
+    Standard deviation of the random numbers with which V starts. None: 0.02, and for "als" such that the
+    pairwise terms have 1/64 of the target's variance (in a classifier, the variance 1).
 early_stopping : bool, default=False
     Stop when the validation score has stopped improving, and keep the best epoch. The validation data is
     `eval_set` of `fit`, or, without one, a random part of the training data.
@@ -44,14 +48,15 @@ validation_fraction : float, default=0.1
 n_iter_no_change : int, default=5
     Epochs without improvement after which early stopping stops.
 tol : float, default=0.0
-    What the validation score must gain to count as improved.
+    What the validation score must gain to count as improved. "als" also stops once an epoch has lowered the
+    penalised loss by no more than this part of it.
 scoring : "loss" or callable, default="loss"
     The validation score; higher is better. "loss": minus the mean squared error, or minus the log loss. A
     callable gets (y_true, prediction) of the validation data, where the prediction of a classifier is that of
     `predict_proba`, and returns a number.
 n_jobs : int or None, default=None
     Threads for training and prediction: None is 1, -1 all cores. Several threads update shared parameters
-    without locks, so that results then differ slightly from run to run.
+    without locks, so that results then differ slightly from run to run; not so with "als".
 random_state : int, numpy Generator or RandomState, or None, default=None
     Seed of V and of the order of the samples. With an int and one thread, equal calls give equal bytes.
 warm_start : bool, default=False
@@ -74,8 +79,8 @@ n_iter_ : int
     Epochs of the last `fit` or `partial_fit`.
 history_ : list of dict
     One record per epoch since training began: "epoch" (from 1), "loss" (mean squared error or log loss over
-    the training data, each sample's taken before its update), "validation_score" (None without validation
-    data), "seconds" (of the updates alone).
+    the training data, each sample's taken before its update; with "als" after the epoch),
+    "validation_score" (None without validation data), "seconds" (of the updates alone).
 model_ : FMModel
     The trained model with its parameter table.
 n_features_in_ : int
@@ -123,15 +128,101 @@ Raises
 ValueError, TypeError, DivergenceError
     As `fit`; the estimator stays as it was."""
 
-_PARTS = {"parameters": _PARAMETERS, "fit": _FIT, "partial_fit": _PARTIAL_FIT}
+_BAYESIAN_PARAMETERS = """\
+Parameters
+----------
+n_factors : int, default=16
+    Length of the vector v_j of each feature; 0 gives a linear model.
+n_iter : int, default=200
+    Iterations of the Gibbs sampler. An iteration draws every parameter once.
+n_burn_in : int, default=10
+    First iterations of the chain, which are not used for predictions.
+n_kept_samples : int, default=200
+    Draws to keep at most, evenly spaced over the iterations after the burn-in. Predictions are averaged over
+    them; a draw takes as much memory, and as much time to predict with, as one factorization machine.
+groups : array-like of shape (n_features,) or None, default=None
+    Group number of each column. A group has its own prior mean and variance of w and of each factor. None:
+    the fields of one-hot data are found in X: consecutive columns of which every row has exactly one
+    form a group, and so do the columns between such fields.
+init_std : float or None, default=None
+    Standard deviation of V at the start, and for the first 20 iterations that of its prior. None: such that
+    the pairwise terms of a regression have 1/64 of the target's variance, those of a classification the
+    variance 1. With a much smaller one V may stay at zero.
+n_jobs : int or None, default=None
+    Threads for sampling and prediction: None is 1, -1 all cores. The result is the same to the bit for any
+    number.
+random_state : int, numpy Generator or RandomState, or None, default=None
+    Seed of the chain. With an int, equal calls give equal bytes.
+warm_start : bool, default=False
+    Let `fit` continue the chain for another `n_iter` iterations, instead of starting anew.
+callbacks : list of callables or None, default=None
+    Each gets a copy of the record of every finished iteration (see `history_`); a true return value stops
+    the fit, after the burn-in.
+verbose : int, default=0
+    1 prints a line per iteration.
+dtype : {"float32", "float64"}, default="float32"
+    What the parameters are stored and computed in.
+
+Attributes
+----------
+w0_ : float, or ndarray of shape (n_classes,) with more than two classes
+w_ : ndarray of shape (n_features,) or (n_classes, n_features)
+    Posterior means, in the units of the target.
+groups_ : int32 ndarray of shape (n_features,)
+n_kept_samples_ : int
+    Draws that predictions are averaged over.
+n_iter_ : int
+    Iterations of the last `fit`.
+history_ : list of dict
+    One record per iteration since the chain began: "iteration" (from 1), "loss" (root mean squared error, or
+    log loss, over the training data of the mean prediction of all iterations after the burn-in of this
+    `fit`; during the burn-in, of the present draw), "validation_loss" (the same for `eval_set`, or None),
+    "seconds".
+model_ : Posterior
+    The draws, and the state of the chain.
+n_features_in_ : int
+feature_names_in_ : object ndarray of shape (n_features,)
+    Only if X was a DataFrame with column names."""
+
+_BAYESIAN_FIT = """Draw from the posterior given the rows of X.
+
+Parameters
+----------
+X : {array-like, sparse matrix} of shape (n_samples, n_features)
+    Any scipy sparse matrix or array, dense numbers, or a DataFrame of numbers.
+y : array-like of shape (n_samples,)"""
+
+_BAYESIAN_FIT_END = """\
+eval_set : tuple (X, y) or None
+    Validation data, scored after every iteration.
+
+Returns
+-------
+self
+
+Raises
+------
+ValueError, TypeError
+    For settings or data that cannot be used; the estimator stays as it was.
+DivergenceError
+    If the chain stops being finite; the estimator stays as it was."""
+
+_PARTS = {
+    "parameters": _PARAMETERS,
+    "fit": _FIT,
+    "partial_fit": _PARTIAL_FIT,
+    "bayesian_parameters": _BAYESIAN_PARAMETERS,
+    "bayesian_fit": _BAYESIAN_FIT,
+    "bayesian_fit_end": _BAYESIAN_FIT_END,
+}
 
 
 def documented(cls: type) -> type:
     """Fill the shared parts into the docstrings of a class and of its methods."""
     _fill(cls)
     for member in vars(cls).values():
-        if inspect.isfunction(member):
-            _fill(member)
+        if inspect.isfunction(inspect.unwrap(member)):
+            _fill(inspect.unwrap(member))
     return cls
 
 

@@ -7,18 +7,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmfast import targets as check_y
 from fmfast._docs import documented
-from fmfast.machine import FactorizationMachine
-from fmfast.metrics import r2_score
-from fmfast.model import scale_and_offset
+from fmfast.machine import FactorizationMachine, learns_in_batches
 from fmfast.modelfile import saveable
+from fmfast.parameters import available_if
+from fmfast.tasks import ClassificationTask, RegressionTask
 from fmfast.training import class_probabilities
 
 
 @saveable
 @documented
-class FMRegressor(FactorizationMachine):
+class FMRegressor(RegressionTask, FactorizationMachine):
     """Factorization machine for numeric targets: ratings, prices, durations.
 
     Minimises the squared error. The target is standardised for the solver, so that its unit and offset do not
@@ -38,9 +37,7 @@ class FMRegressor(FactorizationMachine):
     np.True_
     """
 
-    _kind = "regressor"
-    _task = "regression"
-
+    @available_if(learns_in_batches)
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """{partial_fit}
 
@@ -61,33 +58,10 @@ class FMRegressor(FactorizationMachine):
         """
         return self._raw_scores(X, "predict")
 
-    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Coefficient of determination R^2 of the prediction: 1 is perfect, 0 as good as the mean.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-        sample_weight : array-like of shape (n_samples,) or None
-        """
-        prediction = self.predict(X)
-        target = check_y.check_regression_target(y, len(prediction), dtype=np.float64)
-        weight = check_y.check_sample_weight(sample_weight, len(target))
-        return r2_score(target, prediction, weight)
-
-    # -- how a regression meets the shared parts ------------------------------------------------
-
-    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
-        return check_y.check_regression_target(y, n_samples, dtype=self.dtype, name=name)
-
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
-        scale, offset = scale_and_offset(target, weight)
-        return {"scale": scale, "offset": offset}
-
 
 @saveable
 @documented
-class FMClassifier(FactorizationMachine):
+class FMClassifier(ClassificationTask, FactorizationMachine):
     """Factorization machine for classes: clicks, purchases, categories.
 
     Minimises the log loss. More than two classes are learned one versus rest. Labels may be of any type that
@@ -108,10 +82,7 @@ class FMClassifier(FactorizationMachine):
     array(['same', 'other', 'other', 'same'], dtype='<U5')
     """
 
-    _kind = "classifier"
-    _task = "classification"
-    classes_: NDArray
-
+    @available_if(learns_in_batches)
     def partial_fit(
         self,
         X: Any,
@@ -170,38 +141,3 @@ class FMClassifier(FactorizationMachine):
         """
         raw = self._raw_scores(X, "predict")
         return self.classes_[(raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)]
-
-    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Accuracy of the prediction: the (weighted) share of correct classes.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-        sample_weight : array-like of shape (n_samples,) or None
-        """
-        prediction = self.predict(X)
-        labels = check_y.check_labels(y, len(prediction))
-        check_y.check_comparable(labels, self.classes_)
-        weight = check_y.check_sample_weight(sample_weight, len(labels))
-        return float(np.average(prediction == labels, weights=weight if len(weight) else None))
-
-    # -- how a classification meets the shared parts ---------------------------------------------
-
-    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
-        return check_y.check_labels(y, n_samples, name)
-
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
-        if classes is None:
-            return {"classes": check_y.find_classes(target)}
-        return {"classes": check_y.find_classes(check_y.check_labels(classes, None, "classes"), "classes")}
-
-    def _check_same_classes(self, classes: Any) -> None:
-        if classes is None:
-            return
-        given = check_y.find_classes(check_y.check_labels(classes, None, "classes"), "classes")
-        if given.tolist() != self.classes_.tolist():
-            raise ValueError(
-                f"classes is {given.tolist()!r}, but the first call to partial_fit had "
-                f"{self.classes_.tolist()!r}; leave it out, or fit anew."
-            )

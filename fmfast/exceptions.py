@@ -7,6 +7,9 @@ catches those works; where it is not, nothing imports it.
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 class DivergenceError(FloatingPointError):
     """Training produced scores or parameters that are not finite; nothing of it was kept."""
@@ -22,3 +25,12 @@ class NotFittedError(ValueError, AttributeError):
 
 class DataConversionWarning(UserWarning):
     """Data was converted to another shape; the result is probably, but not surely, what was meant."""
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` with which a warning of the calling function points to the user's own line."""
+    package = os.path.dirname(__file__) + os.sep
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -77,6 +77,18 @@ class FMModel:
         return self.table.n_features
 
     @property
+    def n_outputs(self) -> int:
+        return self.table.n_outputs
+
+    @property
+    def n_factors(self) -> int:
+        return self.table.n_factors
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.table.dtype
+
+    @property
     def w0(self) -> float | NDArray[np.float64]:
         """The intercept; of shape (n_classes,) with more than two classes."""
         w0 = self.scale * self.table.w0 + self.offset
@@ -113,31 +125,36 @@ class FMModel:
         -------
         ndarray of shape (n_samples,), or (n_samples, n_classes) with more than two classes
         """
-        table = self.table
-        scores = np.empty((table.n_outputs, rows.n_samples))
-
-        def score_part(output: int, start: int, stop: int) -> None:
-            core.score_rows(
-                rows.data, rows.indices, rows.indptr, start, stop,
-                table.rows[output], table.bias[output, 0], table.width, scores[output],
-            )  # fmt: skip
-
-        if n_threads == 1:
-            for output in range(table.n_outputs):
-                score_part(output, 0, rows.n_samples)
-        else:
-            bounds = np.linspace(0, rows.n_samples, n_threads + 1).astype(int)
-            with ThreadPoolExecutor(n_threads) as executor:
-                parts = [
-                    executor.submit(score_part, output, start, stop)
-                    for output in range(table.n_outputs)
-                    for start, stop in pairwise(bounds)
-                ]
-                for part in parts:
-                    part.result()
+        scores = score_table(self.table, rows, n_threads)
         if self.scale != 1.0 or self.offset != 0.0:
             scores = self.scale * scores + self.offset
-        return scores[0] if table.n_outputs == 1 else scores.T
+        return scores[0] if self.table.n_outputs == 1 else scores.T
+
+
+def score_table(table: ParameterTable, rows: SparseRows, n_threads: int = 1) -> NDArray[np.float64]:
+    """(n_outputs, n_samples) raw scores in solver units; the same for any number of threads."""
+    scores = np.empty((table.n_outputs, rows.n_samples))
+
+    def score_part(output: int, start: int, stop: int) -> None:
+        core.score_rows(
+            rows.data, rows.indices, rows.indptr, start, stop,
+            table.rows[output], table.bias[output, 0], table.width, scores[output],
+        )  # fmt: skip
+
+    if n_threads == 1:
+        for output in range(table.n_outputs):
+            score_part(output, 0, rows.n_samples)
+    else:
+        bounds = np.linspace(0, rows.n_samples, n_threads + 1).astype(int)
+        with ThreadPoolExecutor(n_threads) as executor:
+            parts = [
+                executor.submit(score_part, output, start, stop)
+                for output in range(table.n_outputs)
+                for start, stop in pairwise(bounds)
+            ]
+            for part in parts:
+                part.result()
+    return scores
 
 
 def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:

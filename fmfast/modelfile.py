@@ -9,6 +9,13 @@ The file is an uncompressed zip of little-endian, C-ordered `.npy` arrays, which
     V        (n_outputs, n_features, n_factors)
     state    (n_outputs, n_features, state_size)  what the solver remembers of each feature
 
+A Bayesian machine has no state; the above is where its chain stands, and it has besides:
+
+    groups                     (n_features,) int32
+    alpha                      (n_outputs,) float64                          as the next two
+    mean, precision            (n_outputs, n_groups, n_factors + 1)
+    draw0_alpha, ..._bias, ..._w, ..._V, draw1_alpha, ...                    of every draw, as above
+
 Parameters are in solver units (see `fmfast.model`), so that training goes on from a file to the bit.
 They pass from and to the parameter table block by block: no second copy of the table is ever made.
 
@@ -42,7 +49,9 @@ from numpy.typing import NDArray
 from fmfast.exceptions import ModelFileError
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import CONSTRAINTS, BaseEstimator, check_params
+from fmfast.posterior import Draw, Posterior
 from fmfast.solvers import SOLVERS
+from fmfast.solvers.gibbs import ChainState
 from fmfast.table import ParameterTable
 
 _FORMAT = "fmfast model"
@@ -68,8 +77,7 @@ def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
     """Write a fitted estimator of a `saveable` class; see its method `save`."""
     # All that can be wrong with the estimator is found before anything is written.
     header = json.dumps(_header_of(estimator), allow_nan=False).encode()
-    table = estimator.model_.table
-    if not table.all_finite():
+    if not _all_finite(estimator.model_):
         raise ValueError(
             "The model has parameters that are not finite, which load would refuse; fit it anew."
         )
@@ -92,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    FMRegressor or FMClassifier
+    FMRegressor, FMClassifier, BayesianFMRegressor or BayesianFMClassifier
         Fitted, with the same predictions to the bit. `partial_fit` and `warm_start` go on as if training had
         never been interrupted.
 
@@ -132,8 +140,20 @@ def _header_of(estimator: Any) -> dict[str, Any]:
             "themselves, since load would not know it; use one of these, or pickle yours."
         )
     check_params(estimator)
-    model: FMModel = estimator.model_
-    table, training, names = model.table, model.training, model.feature_names
+    model: FMModel | Posterior = estimator.model_
+    names = model.feature_names
+    training = chain = None
+    if isinstance(model, Posterior):
+        chain = {
+            "seed": model.chain.seed,
+            "n_iterations": model.chain.n_iterations,
+            "v_variance": float(model.chain.v_variance),
+            "n_groups": model.chain.n_groups,
+            "n_draws": len(model.draws),
+            "thinning": model.thinning,
+        }
+    elif model.training:
+        training = {key: getattr(model.training, key) for key in _TRAINING}
     return {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
@@ -141,14 +161,15 @@ def _header_of(estimator: Any) -> dict[str, Any]:
         "class": name,
         "params": _saved_params(estimator),
         "task": model.task,
-        "n_features": table.n_features,
-        "n_factors": table.n_factors,
-        "dtype": table.dtype.name,
+        "n_features": model.n_features,
+        "n_factors": model.n_factors,
+        "dtype": model.dtype.name,
         "scale": float(model.scale),
         "offset": float(model.offset),
         "classes": None if model.classes is None else _encode_classes(model.classes),
         "feature_names": None if names is None else [str(name) for name in names],
-        "training": training and {key: getattr(training, key) for key in _TRAINING},
+        "training": training,
+        "chain": chain,
         "n_iter": int(estimator.n_iter_),
         "history": [
             {key: _encode_number(value) for key, value in record.items()} for record in estimator.history_
@@ -176,11 +197,25 @@ _TRAINING: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _is_training(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == _TRAINING.keys()
-        and all(is_valid(value[key]) for key, is_valid in _TRAINING.items())
+_CHAIN: dict[str, Callable[[Any], bool]] = {
+    "seed": _is_count,
+    "n_iterations": _is_count,
+    "v_variance": lambda v: _is_float(v) and v >= 0,
+    "n_groups": lambda v: _is_count(v, 1),
+    "n_draws": lambda v: _is_count(v, 1),
+    "thinning": lambda v: _is_count(v, 1),
+}
+
+
+def _is_null_or(entries: dict[str, Callable[[Any], bool]]) -> Callable[[Any], bool]:
+    """Whether a value is null, or an object of just these entries, all of them valid."""
+    return lambda value: (
+        value is None
+        or (
+            isinstance(value, dict)
+            and value.keys() == entries.keys()
+            and all(is_valid(value[key]) for key, is_valid in entries.items())
+        )
     )
 
 
@@ -209,7 +244,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or (isinstance(v, list) and all(isinstance(name, str) for name in v)),
         "null or a list of strings",
     ),
-    "training": (_is_training, "null or the state of a known solver"),
+    "training": (_is_null_or(_TRAINING), "null or the state of a known solver"),
+    "chain": (_is_null_or(_CHAIN), "null or where a Markov chain stands"),
     "n_iter": (_is_count, "an integer >= 0"),
     "history": (lambda v: isinstance(v, list) and all(map(_is_record, v)), "a list of records of numbers"),
 }
@@ -330,7 +366,7 @@ def _read_estimator(file: BinaryIO) -> Any:
         _read_array(archive, members["header.npy"], header_bytes)
         header = _parse_header(header_bytes.tobytes())
         estimator = _new_estimator(_CLASSES[header["class"]], header["params"])
-        model = _empty_model(header, estimator._task, file_size)
+        model = _empty_model(header, estimator, file_size)
         arrays = _arrays(model)
         expected = {f"{name}.npy" for name in ("header", *arrays)}
         if members.keys() != expected:
@@ -338,15 +374,18 @@ def _read_estimator(file: BinaryIO) -> Any:
             raise ValueError(f"it has the members {found}, where {sorted(expected)} belong")
         for name, array in arrays.items():
             _read_array(archive, members[f"{name}.npy"], array)
-    if not model.table.all_finite():
+    if not _all_finite(model):
         raise ValueError("it has parameters that are NaN or infinite")
+    if isinstance(model, Posterior):
+        _check_chain(model.chain)
     history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
     estimator._publish(model, history, header["n_iter"])
     return estimator
 
 
-def _empty_model(header: dict[str, Any], task: str, file_size: int) -> FMModel:
-    """The model that a header describes, with a table that waits for its parameters."""
+def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMModel | Posterior:
+    """The model that a header describes, with tables that wait for their parameters."""
+    task = estimator._task
     is_classifier = task == "classification"
     if header["task"] != task or (header["classes"] is not None) != is_classifier:
         raise ValueError(f"its task or its classes are not those of a {header['class']}")
@@ -358,24 +397,55 @@ def _empty_model(header: dict[str, Any], task: str, file_size: int) -> FMModel:
     if names is not None and len(names) != n_features:
         raise ValueError(f"it has {len(names)} feature names for {n_features} features")
     training = header["training"] and TrainingState(**header["training"])
+    chain = header["chain"]
+    if (chain is not None) != estimator._is_bayesian or (chain and training):
+        raise ValueError(f"its training or its chain is not that of a {header['class']}")
     n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
     state_size = SOLVERS[training.solver].state_size(header["n_factors"]) if training else 0
     dtype = np.dtype(header["dtype"])
     # Before anything is allocated: the file must be as large as the numbers that it claims to hold.
     n_bytes = n_outputs * n_features * (header["n_factors"] + 1 + state_size) * dtype.itemsize
+    if chain:
+        n_bytes *= 1 + chain["n_draws"]
+        n_bytes += 4 * n_features + 16 * n_outputs * chain["n_groups"] * (header["n_factors"] + 1)
     if n_bytes > file_size:
         raise ValueError(f"its header promises {n_bytes} bytes of parameters, but the file has {file_size}")
-    table = ParameterTable(n_outputs, n_features, header["n_factors"], state_size, dtype)
-    table.rows[:, :, header["n_factors"] :] = 0
-    return FMModel(
-        table=table,
-        task=task,
-        scale=header["scale"],
-        offset=header["offset"],
-        classes=classes,
-        feature_names=None if names is None else np.array(names, dtype=object),
-        training=training,
+
+    def empty_table() -> ParameterTable:
+        table = ParameterTable(n_outputs, n_features, header["n_factors"], state_size, dtype)
+        table.rows[:, :, header["n_factors"] :] = 0
+        return table
+
+    meaning = {
+        "task": task,
+        "scale": header["scale"],
+        "offset": header["offset"],
+        "classes": classes,
+        "feature_names": None if names is None else np.array(names, dtype=object),
+    }
+    if not chain:
+        return FMModel(empty_table(), training=training, **meaning)
+    shape = (n_outputs, chain["n_groups"], header["n_factors"] + 1)
+    state = ChainState(
+        empty_table(),
+        groups=np.empty(n_features, np.int32),
+        alpha=np.empty(n_outputs),
+        mean=np.empty(shape),
+        precision=np.empty(shape),
+        v_variance=chain["v_variance"],
+        seed=chain["seed"],
+        n_iterations=chain["n_iterations"],
     )
+    draws = [Draw(empty_table(), np.empty(n_outputs)) for _ in range(chain["n_draws"])]
+    return Posterior(state, draws=draws, thinning=chain["thinning"], **meaning)
+
+
+def _check_chain(chain: ChainState) -> None:
+    """Refuse the state of a chain that no sampler can have left."""
+    if not np.array_equal(np.unique(chain.groups), np.arange(chain.n_groups)):
+        raise ValueError(f"its groups are not numbered from 0 to {chain.n_groups - 1}")
+    if not (chain.alpha > 0).all() or not (chain.precision > 0).all():
+        raise ValueError("it has precisions that are not positive")
 
 
 def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
@@ -395,11 +465,31 @@ def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipI
 # -- arrays -------------------------------------------------------------------------------------
 
 
-def _arrays(model: FMModel) -> dict[str, NDArray]:
-    """The members besides the header: views of the table. State without a solver means nothing."""
-    table = model.table
-    state = table.state if model.training else table.state[:, :, :0]
-    return {"bias": table.bias, "w": table.w, "V": table.V, "state": state}
+def _arrays(model: FMModel | Posterior) -> dict[str, NDArray]:
+    """The members besides the header: views of what the model holds."""
+    if isinstance(model, FMModel):
+        table = model.table
+        # State without a solver means nothing.
+        state = table.state if model.training else table.state[:, :, :0]
+        return {"bias": table.bias, "w": table.w, "V": table.V, "state": state}
+    chain = model.chain
+    arrays = {"bias": chain.table.bias, "w": chain.table.w, "V": chain.table.V, "state": chain.table.state}
+    arrays |= {name: getattr(chain, name) for name in ("groups", "alpha", "mean", "precision")}
+    for number, draw in enumerate(model.draws):
+        parts = {"alpha": draw.alpha, "bias": draw.table.bias, "w": draw.table.w, "V": draw.table.V}
+        arrays |= {f"draw{number}_{name}": part for name, part in parts.items()}
+    return arrays
+
+
+def _all_finite(model: FMModel | Posterior) -> bool:
+    """Whether no number that the model holds is NaN or infinite."""
+    if isinstance(model, FMModel):
+        return model.table.all_finite()
+    draws_are_finite = all(
+        draw.table.all_finite() and bool(np.isfinite(draw.alpha).all() and (draw.alpha > 0).all())
+        for draw in model.draws
+    )
+    return draws_are_finite and model.chain.table.all_finite() and model.chain.is_finite()
 
 
 def _npy_prefix(array: NDArray) -> bytes:

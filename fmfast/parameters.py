@@ -6,6 +6,7 @@ scikit-learn: the constructor stores its arguments unchanged, `fit` checks them.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import numbers
@@ -70,6 +71,27 @@ class BaseEstimator:
         return estimator_tags(self._kind)
 
 
+class available_if:
+    """Decorator of a method that an estimator has only with some settings, like scikit-learn's namesake.
+
+    `condition` returns None, or a sentence why the method is missing: `hasattr` is then false.
+    """
+
+    def __init__(self, condition: Callable[[Any], str | None]) -> None:
+        self._condition = condition
+
+    def __call__(self, method: Callable) -> Any:
+        self._method = method
+        functools.update_wrapper(self, method)
+        return self
+
+    def __get__(self, estimator: Any, owner: type | None = None) -> Any:
+        reason = None if estimator is None else self._condition(estimator)
+        if reason is not None:
+            raise AttributeError(reason)
+        return self._method.__get__(estimator, owner)
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
@@ -106,12 +128,15 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_factors": (lambda v: _is_integer(v) and 0 <= v <= 65536, "an integer from 0 to 65536"),
     "solver": (lambda v: isinstance(v, str), "the name of a solver"),
     "max_iter": _COUNT,
+    "n_iter": _COUNT,
+    "n_burn_in": (lambda v: _is_integer(v) and v >= 0, "an integer >= 0"),
+    "n_kept_samples": _COUNT,
     "learning_rate": _POSITIVE_OR_NONE,
     "learning_rate_decay": _AT_LEAST_0_OR_NONE,
     "reg_w": _AT_LEAST_0_OR_NONE,
     "reg_V": _AT_LEAST_0_OR_NONE,
     "l1_w": _AT_LEAST_0,
-    "init_std": _AT_LEAST_0,
+    "init_std": _AT_LEAST_0_OR_NONE,
     "early_stopping": _BOOL,
     "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded"),
     "n_iter_no_change": _COUNT,

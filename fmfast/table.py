@@ -22,7 +22,7 @@ from fmfast._dispatch import table as kernel
 
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
-_WIDTHS = (0, 8, 16, 24, 32, 48, 64)  # as in `_core.pyx`
+_WIDTHS = (0, 8, 16, 24, 32, 48, 64, 96, 128)  # as in `_core.pyx`
 BIAS_SIZE = 3  # w0 and up to two numbers of state, always float64
 
 
@@ -56,7 +56,7 @@ class ParameterTable:
         self.state_size = state_size
         dtype = np.dtype(dtype)
         stride = _round_up(self.width + 1 + state_size, _ROW_ALIGNMENT // dtype.itemsize)
-        self.rows = _aligned_empty((n_outputs, n_features, stride), dtype)
+        self.rows = aligned_empty((n_outputs, n_features, stride), dtype)
         self.bias: NDArray[np.float64] = np.zeros((n_outputs, BIAS_SIZE))
 
     @property
@@ -117,6 +117,13 @@ class ParameterTable:
     def all_finite(self) -> bool:
         return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
 
+    def copy(self) -> ParameterTable:
+        """An independent table of the same content."""
+        other = ParameterTable(self.n_outputs, self.n_features, self.n_factors, self.state_size, self.dtype)
+        other.rows[:] = self.rows
+        other.bias[:] = self.bias
+        return other
+
     def __getstate__(self) -> dict:
         # Without the padding, and aligned again after unpickling.
         return {
@@ -165,7 +172,7 @@ class TableBackup:
 
 
 def padded_width(n_factors: int) -> int:
-    """The least width that kernels are compiled for and that holds n_factors; above 64, multiples of 16."""
+    """The least width that kernels are compiled for and that holds n_factors; above 128, multiples of 16."""
     return next((width for width in _WIDTHS if width >= n_factors), _round_up(n_factors, 16))
 
 
@@ -178,7 +185,7 @@ def output_seed(seed: int, output: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(output,)).generate_state(1, np.uint64)[0])
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     """An uninitialised array that starts at a cache line."""
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     buffer = np.empty(n_bytes + _TABLE_ALIGNMENT, dtype=np.uint8)

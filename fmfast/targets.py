@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fmfast._sklearn import conversion_warning
+from fmfast.exceptions import level_of_caller
 from fmfast.validation import numeric_array, refuse_number, refuse_sparse
 
 # The parameters in the units of the target must stay finite, and so must sums of squares in float64.
@@ -55,6 +56,21 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float6
             "sample_weight is zero for every sample, expected a positive number somewhere; add one."
         )
     return weight
+
+
+def check_groups(groups: Any, n_features: int) -> NDArray[np.int32] | None:
+    """Group numbers of shape (n_features,), renumbered from 0 without gaps; None stays None."""
+    if groups is None:
+        return None
+    values = numeric_array(groups, "groups")
+    if values.shape != (n_features,):
+        raise ValueError(
+            f"groups has shape {values.shape}, expected ({n_features},): one number per column of X; give "
+            "all columns of a field the same number."
+        )
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        raise ValueError("groups holds fractions or NaN, expected whole numbers; number the groups.")
+    return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
 def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray:
@@ -154,7 +170,7 @@ def _column_to_1d(y: NDArray, name: str) -> NDArray:
             f"A column-vector {name} was passed when a 1d array was expected; change its shape to "
             "(n_samples,), for example with ravel().",
             conversion_warning(),
-            stacklevel=6,  # where `fit` was called
+            stacklevel=level_of_caller(),
         )
         return y.ravel()
     if y.ndim != 1:

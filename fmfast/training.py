@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +17,8 @@ from numpy.typing import NDArray
 from fmfast.config import available_cores
 from fmfast.exceptions import DivergenceError
 from fmfast.model import FMModel, sigmoid
-from fmfast.solvers import StochasticSolver
-from fmfast.solvers.sgd import visiting_order
+from fmfast.posterior import Posterior
+from fmfast.solvers import Solver
 from fmfast.table import ParameterTable, TableBackup
 from fmfast.validation import SparseRows
 
@@ -39,7 +37,7 @@ class Examples:
     target : float64 ndarray of shape (n_samples,)
         For a regression, in the units of the target; for a classification, the codes of the classes.
     weight : float64 ndarray of shape (n_samples,) or (0,)
-        Empty if all weights are 1.
+        Positive; empty if all weights are 1.
     """
 
     rows: SparseRows
@@ -51,12 +49,11 @@ class Examples:
         return Examples(self.rows.take(samples), self.target[samples], weight)
 
     def split(self, n_second: int, seed: int, stratified: bool) -> tuple[Examples, Examples]:
-        """Two random parts; the second gets `n_second` samples of positive weight.
+        """Two random parts; the second gets `n_second` samples.
 
         Stratified: in both parts, targets are about as frequent as in the whole.
         """
-        counting = np.flatnonzero(self.weight) if len(self.weight) else np.arange(len(self.target))
-        order = np.random.default_rng([seed, 0]).permutation(counting)
+        order = np.random.default_rng([seed, 0]).permutation(len(self.target))
         if stratified:
             # Walk through all targets side by side, so that a slice of the order has them in proportion.
             order = order[np.argsort(self.target[order], kind="stable")]
@@ -66,11 +63,6 @@ class Examples:
         in_first = np.ones(len(self.target), dtype=bool)
         in_first[order[:n_second]] = False
         return self.take(np.flatnonzero(in_first)), self.take(np.flatnonzero(~in_first))
-
-    @property
-    def n_counting(self) -> int:
-        """Samples of positive weight."""
-        return int(np.count_nonzero(self.weight)) if len(self.weight) else len(self.target)
 
     @property
     def total_weight(self) -> float:
@@ -96,7 +88,7 @@ class Stopping:
 
 def train(
     model: FMModel,
-    solver: StochasticSolver,
+    solver: Solver,
     examples: Examples,
     *,
     stopping: Stopping,
@@ -127,16 +119,20 @@ def train(
     features = examples.rows.present_features() if undoable or stopping.early else np.empty(0, dtype=np.intp)
     backup = TableBackup(model.table, features) if undoable else None
     best = _BestEpoch(model.table, features, stopping) if stopping.early else None
-    targets = list(_solver_targets(model, examples.target))
+    targets = list(solver_targets(model, examples.target))
     n_epochs_before = training.n_epochs
     history: list[dict[str, Any]] = []
     try:
-        with _thread_pool(n_threads) as executor:
+        with solver.begin(
+            model.table, examples.rows, targets, examples.weight, training.seed, n_threads
+        ) as run:
             for _ in range(stopping.max_iter):
                 started = time.perf_counter()
-                loss = _run_epoch(model, solver, examples, targets, executor, n_threads)
+                loss = run.run_epoch(training.n_epochs)
                 seconds = time.perf_counter() - started
                 training.n_epochs += 1
+                if not np.isfinite(loss):
+                    raise _divergence(solver, examples.rows, training.n_epochs)
                 record = {
                     "epoch": training.n_epochs,
                     "loss": _reported_loss(model, loss / examples.total_weight),
@@ -147,11 +143,11 @@ def train(
                     raw = model.score(validation.rows, n_threads)
                     if not np.isfinite(raw).all():
                         raise _divergence(solver, examples.rows, training.n_epochs)
-                    record["validation_score"] = _validation_score(model, raw, validation, scoring)
+                    record["validation_score"] = validation_score(model, raw, validation, scoring)
                 history.append(record)
                 if verbose:
-                    print(_progress_line(record), flush=True)
-                stop = False
+                    print(progress_line(record), flush=True)
+                stop = run.converged
                 for callback in callbacks:
                     stop = bool(callback(dict(record))) or stop
                 if best is not None:
@@ -160,7 +156,7 @@ def train(
                     break
         if best is not None:
             best.restore()
-        if not (model.table.all_finite() and _last_scores_are_finite(model, examples.rows)):
+        if not (model.table.all_finite() and run.all_finite()):
             raise _divergence(solver, examples.rows, training.n_epochs)
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
@@ -201,40 +197,6 @@ class _BestEpoch:
             self._backup.restore()
 
 
-def _run_epoch(
-    model: FMModel,
-    solver: StochasticSolver,
-    examples: Examples,
-    targets: Sequence[NDArray[np.float64]],
-    executor: ThreadPoolExecutor | None,
-    n_threads: int,
-) -> float:
-    """One epoch of every output; returns the sum of weight * loss."""
-    assert model.training is not None
-    rows, epoch = examples.rows, model.training.n_epochs
-    runs, run_length = visiting_order(rows.n_samples, rows.nnz, model.training.seed, epoch)
-    loss = 0.0
-    for output, target in enumerate(targets):
-        loss += solver.run_epoch(
-            model.table, output, rows, target, examples.weight, runs, run_length, epoch, executor, n_threads
-        )
-    if not np.isfinite(loss):
-        raise _divergence(solver, rows, epoch + 1)
-    return loss
-
-
-def _last_scores_are_finite(model: FMModel, rows: SparseRows) -> bool:
-    """Whether the row visited last and its neighbours have finite scores.
-
-    What the updates of other rows did, the scores of the rows after them have shown.
-    """
-    assert model.training is not None
-    n_shown = 1000  # at least a run of rows
-    runs, _ = visiting_order(rows.n_samples, rows.nnz, model.training.seed, model.training.n_epochs - 1)
-    start = max(0, min(int(runs[-1]), rows.n_samples - n_shown))
-    return bool(np.isfinite(model.score(rows.part(start, start + n_shown))).all())
-
-
 def count_threads(n_jobs: int | None, n_samples: int) -> int:
     """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on; fewer for few samples."""
     wanted = 1 if n_jobs is None else int(n_jobs)
@@ -243,23 +205,14 @@ def count_threads(n_jobs: int | None, n_samples: int) -> int:
     return min(wanted, 1 + n_samples // _SAMPLES_PER_THREAD)
 
 
-@contextmanager
-def _thread_pool(n_threads: int) -> Iterator[ThreadPoolExecutor | None]:
-    if n_threads == 1:
-        yield None
-    else:
-        with ThreadPoolExecutor(n_threads) as executor:
-            yield executor
-
-
-def _solver_targets(model: FMModel, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """The target of each output: standardised, or 0/1 per class (one versus rest)."""
     if model.task == "regression":
         yield (target - model.offset) / model.scale
-    elif model.table.n_outputs == 1:
+    elif model.n_outputs == 1:
         yield target
     else:
-        for code in range(model.table.n_outputs):
+        for code in range(model.n_outputs):
             yield (target == code).astype(np.float64)
 
 
@@ -270,7 +223,7 @@ def _reported_loss(model: FMModel, mean_loss: float) -> float:
     return mean_loss
 
 
-def _validation_score(
+def validation_score(
     model: FMModel, raw: NDArray[np.float64], validation: Examples, scoring: Scoring | None
 ) -> float:
     if scoring is None:
@@ -298,7 +251,7 @@ def mean_loss(model: FMModel, raw: NDArray[np.float64], examples: Examples) -> f
     else:
         # One column per output; log(1 + exp(score)) - y score as in _losses.pxd.
         scores = raw[:, None] if raw.ndim == 1 else raw
-        targets = np.stack(list(_solver_targets(model, examples.target)), axis=1)
+        targets = np.stack(list(solver_targets(model, examples.target)), axis=1)
         losses = (np.maximum(scores, 0) - targets * scores + np.log1p(np.exp(-np.abs(scores)))).sum(axis=1)
     return float(np.average(losses, weights=examples.weight if len(examples.weight) else None))
 
@@ -314,17 +267,16 @@ def class_probabilities(raw: NDArray[np.float64]) -> NDArray[np.float64]:
     return p / p.sum(axis=1, keepdims=True)
 
 
-def _progress_line(record: dict[str, Any]) -> str:
+def progress_line(record: dict[str, Any]) -> str:
     line = f"epoch {record['epoch']:4d}  loss {record['loss']:.6g}"
     if record["validation_score"] is not None:
         line += f"  validation score {record['validation_score']:.6g}"
     return line + f"  {record['seconds']:.3g} s"
 
 
-def _divergence(solver: StochasticSolver, rows: SparseRows, epoch: int) -> DivergenceError:
+def _divergence(solver: Solver, rows: SparseRows, epoch: int) -> DivergenceError:
     return DivergenceError(
-        f"Training with solver {solver.name!r} diverged in epoch {epoch} at learning_rate="
-        f"{solver.learning_rate:g} (the largest |x| is {rows.largest_value():g}): scores or parameters are "
-        "no longer finite, and nothing was changed; use a smaller learning_rate or init_std, a larger reg_V, "
-        "or scale the columns of X to about 1."
+        f"Training with solver {solver.name!r} diverged in epoch {epoch} (the largest |x| is "
+        f"{rows.largest_value():g}): scores or parameters are no longer finite, and nothing was changed; "
+        f"{solver.advice}."
     )

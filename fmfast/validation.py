@@ -16,8 +16,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from fmfast import _csr
+from fmfast.exceptions import level_of_caller
 
 _FINDINGS = {code: name for name, code in _csr.FINDINGS.items()}
+
+
+_NO_WEIGHT: NDArray[np.float64] = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,20 @@ class SparseRows:
             return float(max(self.data.max(), -self.data.min()))
         return 1.0 if self.nnz else 0.0
 
-    def mean_row_norm(self, power: int) -> float:
-        """Mean over the rows of sum_j |x_ij|^power."""
-        if not len(self.data):
+    def mean_row_norm(self, power: int, weight: NDArray[np.float64] = _NO_WEIGHT) -> float:
+        """Mean over the rows of sum_j |x_ij|^power; weighted, if there are weights."""
+        weighted = len(weight) > 0
+        if not (weighted or len(self.data)):
             return self.nnz / self.n_samples
         total = 0.0
         with np.errstate(over="ignore"):
-            for start in range(0, self.nnz, 1 << 20):  # in pieces: no copy of all values
-                values = self.data[start : start + (1 << 20)].astype(np.float64)
-                total += float((np.abs(values) ** power).sum())
-        return total / self.n_samples
+            for start in range(0, self.n_samples, 1 << 16):  # in pieces: no copy of all values
+                part = self.part(start, min(start + (1 << 16), self.n_samples))
+                norms = np.abs(part.data.astype(np.float64)) ** power if len(part.data) else np.ones(part.nnz)
+                if weighted:
+                    norms *= np.repeat(weight[start : start + part.n_samples], np.diff(part.indptr))
+                total += float(norms.sum())
+        return total / (float(weight.sum()) if weighted else self.n_samples)
 
     def present_features(self) -> NDArray[np.intp]:
         """The columns that hold at least one value, ascending."""
@@ -116,11 +124,12 @@ def check_feature_names(X: Any, fitted: NDArray | None, estimator_name: str) -> 
         if fitted is not None and not sp.issparse(X):
             warnings.warn(
                 f"X does not have valid feature names, but {estimator_name} was fitted with feature names",
-                stacklevel=4,
+                stacklevel=level_of_caller(),
             )
     elif fitted is None:
         warnings.warn(
-            f"X has feature names, but {estimator_name} was fitted without feature names", stacklevel=4
+            f"X has feature names, but {estimator_name} was fitted without feature names",
+            stacklevel=level_of_caller(),
         )
     elif names.tolist() != fitted.tolist():
         unexpected = sorted(set(names) - set(fitted))

@@ -23,13 +23,16 @@ every epoch draws a new order. Small data has runs of one row or a few: nearly a
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.model import score_table
+from fmfast.solvers.threads import Threads
 from fmfast.table import BIAS_SIZE, ParameterTable, padded_width
 from fmfast.validation import SparseRows
 
@@ -58,10 +61,15 @@ class _Kind:
     vector_state: int  # of v_j as a whole
     factor_state: int  # of every factor
     initial_state: float
+    unused: tuple[str, ...] = ()  # constructor arguments that mean nothing to it
 
     def state_size(self, n_factors: int) -> int:
         """Numbers of state per feature."""
         return self.weight_state + self.vector_state + self.factor_state * padded_width(n_factors)
+
+    def starting_std(self, rows: SparseRows, weight: NDArray[np.float64], n_factors: int, task: str) -> float:
+        """Standard deviation of V at the start unless told otherwise."""
+        return _INIT_STD
 
     def configured(
         self,
@@ -73,6 +81,7 @@ class _Kind:
         reg_w: float | None = None,
         reg_V: float | None = None,
         l1_w: float = 0.0,
+        tol: float = 0.0,
     ) -> StochasticSolver:
         """The solver for "regression" or "classification", with defaults for what is None.
 
@@ -102,57 +111,57 @@ _LOSSES = {"regression": "squared", "classification": "logistic"}
 
 # bench/README.md tells how these defaults were chosen, and on what data.
 _ORDINARY_ROW_NORM = 10.0
-SOLVERS = {
-    kind.name: kind
-    for kind in (
-        # The accumulators start at 1, not at 0: the first steps then follow the size of the gradient instead
-        # of being as long as the learning rate whatever it is.
-        _Kind(
-            "adagrad",
-            {
-                "regression": _Defaults(learning_rate=0.2, reg_w=0.01, reg_V=0.03),
-                "classification": _Defaults(learning_rate=0.5, reg_w=1e-5, reg_V=1e-5),
-            },
-            learning_rate_decay=0.0,
-            row_norm_power=1,
-            weight_state=1,
-            vector_state=1,
-            factor_state=0,
-            initial_state=1.0,
-        ),
-        _Kind(
-            "sgd",
-            {
-                "regression": _Defaults(learning_rate=0.01, reg_w=0.01, reg_V=0.03),
-                "classification": _Defaults(learning_rate=0.01, reg_w=1e-5, reg_V=1e-5),
-            },
-            learning_rate_decay=0.02,
-            row_norm_power=2,
-            weight_state=0,
-            vector_state=0,
-            factor_state=0,
-            initial_state=0.0,
-        ),
-        _Kind(
-            "ftrl",
-            {
-                "regression": _Defaults(learning_rate=0.1, reg_w=0.01, reg_V=0.03),
-                "classification": _Defaults(learning_rate=0.2, reg_w=1e-5, reg_V=1e-5),
-            },
-            learning_rate_decay=0.0,
-            row_norm_power=1,
-            weight_state=2,
-            vector_state=0,
-            factor_state=1,
-            initial_state=0.0,
-        ),
-    )
-}
+_INIT_STD = 0.02
+STOCHASTIC_SOLVERS = (
+    # The accumulators start at 1, not at 0: the first steps then follow the size of the gradient instead
+    # of being as long as the learning rate whatever it is.
+    _Kind(
+        "adagrad",
+        {
+            "regression": _Defaults(learning_rate=0.2, reg_w=0.01, reg_V=0.03),
+            "classification": _Defaults(learning_rate=0.5, reg_w=1e-5, reg_V=1e-5),
+        },
+        learning_rate_decay=0.0,
+        row_norm_power=1,
+        weight_state=1,
+        vector_state=1,
+        factor_state=0,
+        initial_state=1.0,
+        unused=("l1_w",),
+    ),
+    _Kind(
+        "sgd",
+        {
+            "regression": _Defaults(learning_rate=0.01, reg_w=0.01, reg_V=0.03),
+            "classification": _Defaults(learning_rate=0.01, reg_w=1e-5, reg_V=1e-5),
+        },
+        learning_rate_decay=0.02,
+        row_norm_power=2,
+        weight_state=0,
+        vector_state=0,
+        factor_state=0,
+        initial_state=0.0,
+        unused=("l1_w",),
+    ),
+    _Kind(
+        "ftrl",
+        {
+            "regression": _Defaults(learning_rate=0.1, reg_w=0.01, reg_V=0.03),
+            "classification": _Defaults(learning_rate=0.2, reg_w=1e-5, reg_V=1e-5),
+        },
+        learning_rate_decay=0.0,
+        row_norm_power=1,
+        weight_state=2,
+        vector_state=0,
+        factor_state=1,
+        initial_state=0.0,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class StochasticSolver:
-    """One of `SOLVERS` with its settings.
+    """One of `STOCHASTIC_SOLVERS` with its settings.
 
     Parameters
     ----------
@@ -179,12 +188,32 @@ class StochasticSolver:
         self, n_outputs: int, n_features: int, n_factors: int, dtype: np.dtype, init_std: float, seed: int
     ) -> ParameterTable:
         """An initialised table with room for this solver's state."""
-        kind = SOLVERS[self.name]
+        kind = next(kind for kind in STOCHASTIC_SOLVERS if kind.name == self.name)
         state_size = kind.state_size(n_factors)
         table = ParameterTable(n_outputs, n_features, n_factors, state_size, dtype)
         state, bias_state = (np.full(size, kind.initial_state) for size in (state_size, BIAS_SIZE - 1))
         table.initialize(init_std, seed, state, bias_state)
         return table
+
+    @property
+    def advice(self) -> str:
+        """What may help if training diverges."""
+        return (
+            f"use a smaller learning_rate (it was {self.learning_rate:g}) or init_std, a larger reg_V, or "
+            "scale the columns of X to about 1"
+        )
+
+    def begin(
+        self,
+        table: ParameterTable,
+        rows: SparseRows,
+        targets: Sequence[NDArray[np.float64]],
+        sample_weight: NDArray[np.float64],
+        seed: int,
+        n_threads: int = 1,
+    ) -> StochasticRun:
+        """Make ready to train on these samples."""
+        return StochasticRun(self, table, rows, targets, sample_weight, seed, n_threads)
 
     def run_epoch(
         self,
@@ -196,53 +225,80 @@ class StochasticSolver:
         runs: NDArray[np.int64],
         run_length: int,
         epoch: int,
-        executor: ThreadPoolExecutor | None = None,
-        n_threads: int = 1,
+        threads: Threads | None = None,
     ) -> float:
-        """Visit all runs once; returns the sum of weight * loss, infinite if a score diverged.
-
-        With an executor, n_threads of its threads share the runs and update the one table without locks
-        (Hogwild; Niu, Recht, Re, Wright 2011).
-        """
+        """Visit all runs once; returns the sum of weight * loss, infinite if a score diverged."""
         rate = self.learning_rate / (1.0 + self.learning_rate_decay * epoch)
 
-        def visit(part: NDArray[np.int64], bias: NDArray[np.float64]) -> float:
+        def visit(part: NDArray[np.int64], bias: NDArray[np.float64], **own: Any) -> float:
             return core.train_rows(
                 rows.data, rows.indices, rows.indptr, target, sample_weight,
                 part, run_length, N_LANES,
                 table.rows[output], bias, table.width,
                 core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V, self.l1_w,
+                **own,
             )  # fmt: skip
 
         loss_sum = 0.0
         for segment in _segments(runs, rows.nnz):
-            if executor is None:
+            if threads is None:
                 loss_sum += visit(segment, table.bias[output])
             else:
-                # Every sample moves w0, so each thread has its own: a cache line that all of them write would
-                # hold all of them up.
-                parts = np.array_split(segment, n_threads)
-                biases = [_on_its_own_cache_line(table.bias[output]) for _ in parts]
-                loss_sum += sum(executor.map(visit, parts, biases))
-                table.bias[output] = _merged(table.bias[output], biases)
+                loss_sum += threads.visit(visit, segment, table.rows[output], table.bias[output])
             if not np.isfinite(loss_sum):
                 break
         return loss_sum
 
 
-def _on_its_own_cache_line(bias: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A copy of w0 and its state that shares no cache line with another."""
-    line = np.zeros(32)  # 256 bytes: at least one whole line around the middle
-    copy = line[16 : 16 + len(bias)]
-    copy[:] = bias
-    return copy
+class StochasticRun:
+    """Training on one data set; see `StochasticSolver.begin`."""
 
+    converged = False  # that is for early stopping to say
 
-def _merged(before: NDArray[np.float64], biases: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The mean of the threads' w0, and the sum of what they added to its state."""
-    merged = before + sum(bias - before for bias in biases)
-    merged[0] = np.mean([bias[0] for bias in biases])
-    return merged
+    def __init__(
+        self,
+        solver: StochasticSolver,
+        table: ParameterTable,
+        rows: SparseRows,
+        targets: Sequence[NDArray[np.float64]],
+        sample_weight: NDArray[np.float64],
+        seed: int,
+        n_threads: int,
+    ) -> None:
+        self._solver, self._table, self._rows = solver, table, rows
+        self._targets, self._sample_weight = targets, sample_weight
+        self._seed = seed
+        self._threads = Threads(n_threads, rows) if n_threads > 1 else None
+        self._last_run = 0
+
+    def __enter__(self) -> StochasticRun:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._threads is not None:
+            self._threads.__exit__(*exception)
+
+    def run_epoch(self, epoch: int) -> float:
+        """Visit all samples once for every output; returns the sum of weight * loss."""
+        rows = self._rows
+        runs, run_length = visiting_order(rows.n_samples, rows.nnz, self._seed, epoch)
+        self._last_run = int(runs[-1])
+        return sum(
+            self._solver.run_epoch(
+                self._table, output, rows, target, self._sample_weight, runs, run_length, epoch, self._threads
+            )
+            for output, target in enumerate(self._targets)
+        )
+
+    def all_finite(self) -> bool:
+        """Whether the rows visited last have finite scores.
+
+        What the updates of other rows did, the scores of the rows after them have shown.
+        """
+        n_shown = 1000  # at least a run of rows
+        start = max(0, min(self._last_run, self._rows.n_samples - n_shown))
+        rows = self._rows.part(start, start + n_shown)
+        return bool(np.isfinite(score_table(self._table, rows)).all())
 
 
 def visiting_order(n_samples: int, nnz: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], int]:

@@ -1,0 +1,185 @@
+"""What all estimators share: data in, what was learned out, saving. No mathematics."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmfast import targets as check_y
+from fmfast import validation as check
+from fmfast._sklearn import not_fitted_error
+from fmfast.modelfile import save_model
+from fmfast.parameters import BaseEstimator, check_param
+from fmfast.training import Examples
+
+RandomState = int | np.random.Generator | np.random.RandomState | None
+
+
+class Machine(BaseEstimator, ABC):
+    """Checks its data and publishes a model; a subclass says how that is trained, and what a score means."""
+
+    _task: str  # "regression" or "classification"
+    _is_bayesian = False
+
+    # Of every constructor.
+    dtype: str
+    n_factors: int
+    n_jobs: int | None
+    random_state: RandomState
+
+    # Set by fit.
+    model_: Any
+    n_features_in_: int
+    n_iter_: int
+    history_: list[dict[str, Any]]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to one file, from which `fmfast.load` reads it.
+
+        The file is a plain `.npz` of numbers with a JSON header; nothing in it is executable. It appears
+        under its name only when it is complete. `callbacks` and a callable `scoring` are not saved, nor is a
+        `random_state` that is not a number.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Name of the file, used as it is.
+
+        Raises
+        ------
+        NotFittedError
+            If there is nothing to save.
+        ValueError, TypeError
+            If a file cannot hold it: class labels that are not strings, numbers or booleans, a derived class.
+        OSError
+            If the file cannot be written; a file that stood there before is left as it was.
+        """
+        self._fitted_model("save")
+        save_model(path, self)
+
+    # -- data in -------------------------------------------------------------------------------
+
+    def _check_data(
+        self, X: Any, y: Any, sample_weight: Any, continues: str, classes: Any = None
+    ) -> tuple[Examples, dict[str, Any]]:
+        """The examples, and what the scores of the model mean: arguments of FMModel.
+
+        `continues` says who goes on with the present model; it is empty if a new one begins.
+        """
+        self._check_settings()
+        names = check.feature_names_of(X)
+        rows = self._check_X(X)
+        target = self._target(y, rows.n_samples)
+        weight = check_y.check_sample_weight(sample_weight, rows.n_samples)
+        if continues:
+            self._check_continued(rows, X, continues)
+            self._check_same_classes(classes)
+            meaning = {"classes": self.model_.classes, "feature_names": self.model_.feature_names}
+        else:
+            meaning = {"feature_names": names, **self._meaning(target, weight, classes)}
+        return _examples(rows, target, weight, meaning), meaning
+
+    @abstractmethod
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+        """The target as it came, checked."""
+
+    @abstractmethod
+    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+        """What the scores of a new model mean: arguments of FMModel."""
+
+    def _check_same_classes(self, classes: Any) -> None:
+        """Refuse classes that differ from those of the model."""
+
+    def _check_eval_set(self, eval_set: Any, n_features: int, meaning: dict[str, Any]) -> Examples:
+        if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
+            length = f" of length {len(eval_set)}" if isinstance(eval_set, (tuple, list)) else ""
+            raise ValueError(
+                f"eval_set is a {type(eval_set).__name__}{length}, expected a pair (X, y) of validation "
+                "data; put the two in a tuple."
+            )
+        X, y = eval_set
+        name, target_name = "the X of eval_set", "the y of eval_set"
+        check.check_feature_names(X, meaning["feature_names"], type(self).__name__)
+        rows = self._check_X(X, name)
+        check.check_n_features(rows, n_features, type(self).__name__, name)
+        target = self._target(y, rows.n_samples, target_name)
+        return _examples(rows, target, np.empty(0), meaning, target_name)
+
+    def _check_X(self, X: Any, name: str = "X") -> check.SparseRows:
+        return check.check_X(X, dtype=np.dtype(self.dtype), name=name)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        if isinstance(self.random_state, np.random.RandomState):
+            return int(self.random_state.randint(0, 2**31 - 1))
+        return int(np.random.default_rng(self.random_state).integers(0, 2**63 - 1))
+
+    def _check_settings(self) -> None:
+        """Refuse constructor arguments that do not go together."""
+
+    def _check_continued(self, rows: check.SparseRows, X: Any, what: str) -> None:
+        """Refuse data or settings with which the present model cannot be trained further."""
+        name = type(self).__name__
+        model = self.model_
+        check.check_feature_names(X, getattr(self, "feature_names_in_", None), name)
+        check.check_n_features(rows, model.n_features, name)
+        for parameter, now, then in (
+            ("n_factors", self.n_factors, model.n_factors),
+            ("dtype", np.dtype(self.dtype), model.dtype),
+        ):
+            if now != then:
+                raise ValueError(
+                    f"{what} continues a model with {parameter}={then}, but {parameter} is now {now}; "
+                    "set it back, or fit anew with warm_start=False."
+                )
+
+    # -- what was learned ------------------------------------------------------------------------
+
+    def _publish(self, model: Any, history: list[dict[str, Any]], n_iter: int) -> None:
+        self.model_ = model
+        self.n_features_in_ = model.n_features
+        self.n_iter_ = n_iter
+        self.history_ = history
+        if model.feature_names is not None:
+            self.feature_names_in_ = model.feature_names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        if model.classes is not None:
+            self.classes_ = model.classes
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def _fitted_model(self, method: str) -> Any:
+        if not self.__sklearn_is_fitted__():
+            raise not_fitted_error()(
+                f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; "
+                "call fit first."
+            )
+        return self.model_
+
+    def _rows_to_score(self, X: Any, method: str) -> check.SparseRows:
+        """Checked rows that fit the model."""
+        model = self._fitted_model(method)
+        name = type(self).__name__
+        check_param(self, "n_jobs")
+        check.check_feature_names(X, model.feature_names, name)
+        rows = check.check_X(X, dtype=model.dtype)
+        check.check_n_features(rows, model.n_features, name)
+        return rows
+
+
+def _examples(
+    rows: check.SparseRows, target: NDArray, weight: NDArray, meaning: dict[str, Any], name: str = "y"
+) -> Examples:
+    """Checked data as examples: labels become the codes of their classes."""
+    if meaning.get("classes") is not None:
+        target = check_y.encode_labels(target, meaning["classes"], name).astype(np.float64)
+    examples = Examples(rows, target, weight)
+    # A sample of weight 0 is as good as none, whatever a solver counts.
+    return examples if weight.all() else examples.take(np.flatnonzero(weight))
