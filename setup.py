@@ -38,7 +38,7 @@ def extension(name, flags=()):
     )
 
 
-extensions = [extension(name) for name in ("_core", "_coordinate", "_csr", "_table", "_cpu")]
+extensions = [extension(name) for name in ("_core", "_coordinate", "_csr", "_table", "_cpu", "_decimal", "_text")]
 if X86_64:
     extensions += [
         extension(f"{name}_{level}", flags) for name in ("_core", "_coordinate", "_table") for level, flags in LEVELS.items()

@@ -33,6 +33,7 @@ SECTIONS = (
     "threads",
     "fixed_costs",
     "predict",
+    "parse",
     "order",
     "levels",
     "steps",

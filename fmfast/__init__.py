@@ -5,12 +5,23 @@ score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                    
 
 from importlib.metadata import version as _version
 
+from fmfast import text
+from fmfast._convert import convert
 from fmfast.bayesian import BayesianFMClassifier, BayesianFMRegressor
 from fmfast.config import show_config
+from fmfast.encoder import FeatureEncoder
 from fmfast.estimators import FMClassifier, FMRegressor
-from fmfast.exceptions import DataConversionWarning, DivergenceError, ModelFileError, NotFittedError
+from fmfast.exceptions import (
+    DataConversionWarning,
+    DatasetError,
+    DivergenceError,
+    ModelFileError,
+    NotFittedError,
+    TextFormatError,
+)
 from fmfast.model import FMModel
 from fmfast.modelfile import load
+from fmfast.store import Dataset, open_dataset
 
 __version__ = _version("fmfast")
 
@@ -18,12 +29,19 @@ __all__ = [
     "BayesianFMClassifier",
     "BayesianFMRegressor",
     "DataConversionWarning",
+    "Dataset",
+    "DatasetError",
     "DivergenceError",
     "FMClassifier",
     "FMModel",
     "FMRegressor",
+    "FeatureEncoder",
     "ModelFileError",
     "NotFittedError",
+    "TextFormatError",
+    "convert",
     "load",
+    "open_dataset",
     "show_config",
+    "text",
 ]

@@ -68,6 +68,9 @@ verbose : int, default=0
     1 prints a line per epoch.
 dtype : {"float32", "float64"}, default="float32"
     What the parameters are stored and computed in.
+encoder : FeatureEncoder or None, default=None
+    Makes the sparse rows from tables: `fit`, `predict` and the others then take a DataFrame, or what else the
+    encoder takes, as X. A copy of it is fitted with the model, and saved with it.
 
 Attributes
 ----------
@@ -162,6 +165,9 @@ verbose : int, default=0
     1 prints a line per iteration.
 dtype : {"float32", "float64"}, default="float32"
     What the parameters are stored and computed in.
+encoder : FeatureEncoder or None, default=None
+    Makes the sparse rows from tables: `fit`, `predict` and the others then take a DataFrame, or what else the
+    encoder takes, as X. A copy of it is fitted with the model, and saved with it.
 
 Attributes
 ----------

@@ -29,9 +29,16 @@ def conversion_warning() -> type[Warning]:
 
 
 def estimator_tags(kind: str) -> Any:
-    """scikit-learn's description of an estimator of kind "regressor" or "classifier"."""
-    from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+    """scikit-learn's description of an estimator of kind "regressor", "classifier" or "transformer"."""
+    from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags, TransformerTags
 
+    if kind == "transformer":  # of tables
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(categorical=True, string=True, allow_nan=True),
+        )
     return Tags(
         estimator_type=kind,
         target_tags=TargetTags(required=True),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fmfast import targets as check_y
 from fmfast import validation as check
 from fmfast._sklearn import not_fitted_error
+from fmfast.encoder import FeatureEncoder
 from fmfast.modelfile import save_model
 from fmfast.parameters import BaseEstimator, check_param
 from fmfast.training import Examples
@@ -27,6 +28,7 @@ class Machine(BaseEstimator, ABC):
 
     # Of every constructor.
     dtype: str
+    encoder: FeatureEncoder | None
     n_factors: int
     n_jobs: int | None
     random_state: RandomState
@@ -71,6 +73,7 @@ class Machine(BaseEstimator, ABC):
         `continues` says who goes on with the present model; it is empty if a new one begins.
         """
         self._check_settings()
+        X, encoder = self._encoded(X, bool(continues))
         names = check.feature_names_of(X)
         rows = self._check_X(X)
         target = self._target(y, rows.n_samples)
@@ -78,10 +81,20 @@ class Machine(BaseEstimator, ABC):
         if continues:
             self._check_continued(rows, X, continues)
             self._check_same_classes(classes)
-            meaning = {"classes": self.model_.classes, "feature_names": self.model_.feature_names}
+            meaning = {name: getattr(self.model_, name) for name in ("classes", "feature_names", "encoder")}
         else:
-            meaning = {"feature_names": names, **self._meaning(target, weight, classes)}
+            meaning = {"feature_names": names, "encoder": encoder, **self._meaning(target, weight, classes)}
         return _examples(rows, target, weight, meaning), meaning
+
+    def _encoded(self, X: Any, continues: bool) -> tuple[Any, FeatureEncoder | None]:
+        """The rows of a table, if an encoder makes them, and that encoder, fitted."""
+        if continues:
+            encoder = self.model_.encoder
+            return (X if encoder is None else encoder.transform(X)), encoder
+        if self.encoder is None:
+            return X, None
+        encoder = type(self.encoder)(**self.encoder.get_params(deep=False))  # the parameter stays as it was
+        return encoder.fit_transform(X), encoder
 
     @abstractmethod
     def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
@@ -103,6 +116,8 @@ class Machine(BaseEstimator, ABC):
             )
         X, y = eval_set
         name, target_name = "the X of eval_set", "the y of eval_set"
+        if meaning["encoder"] is not None:
+            X = meaning["encoder"].transform(X)
         check.check_feature_names(X, meaning["feature_names"], type(self).__name__)
         rows = self._check_X(X, name)
         check.check_n_features(rows, n_features, type(self).__name__, name)
@@ -126,7 +141,7 @@ class Machine(BaseEstimator, ABC):
         """Refuse data or settings with which the present model cannot be trained further."""
         name = type(self).__name__
         model = self.model_
-        check.check_feature_names(X, getattr(self, "feature_names_in_", None), name)
+        check.check_feature_names(X, model.feature_names, name)
         check.check_n_features(rows, model.n_features, name)
         for parameter, now, then in (
             ("n_factors", self.n_factors, model.n_factors),
@@ -145,7 +160,10 @@ class Machine(BaseEstimator, ABC):
         self.n_features_in_ = model.n_features
         self.n_iter_ = n_iter
         self.history_ = history
-        if model.feature_names is not None:
+        if model.encoder is not None:
+            self.n_features_in_ = model.encoder.n_features_in_
+            self.feature_names_in_ = model.encoder.feature_names_in_
+        elif model.feature_names is not None:
             self.feature_names_in_ = model.feature_names
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
@@ -168,6 +186,8 @@ class Machine(BaseEstimator, ABC):
         model = self._fitted_model(method)
         name = type(self).__name__
         check_param(self, "n_jobs")
+        if model.encoder is not None:
+            X = model.encoder.transform(X)
         check.check_feature_names(X, model.feature_names, name)
         rows = check.check_X(X, dtype=model.dtype)
         check.check_n_features(rows, model.n_features, name)

@@ -13,6 +13,7 @@ from fmfast import validation as check
 from fmfast._docs import documented
 from fmfast.base import Machine, RandomState
 from fmfast.columns import SparseColumns
+from fmfast.encoder import FeatureEncoder
 from fmfast.modelfile import saveable
 from fmfast.parameters import check_params
 from fmfast.posterior import Posterior, probit_scores
@@ -46,6 +47,7 @@ class BayesianMachine(Machine, ABC):
         callbacks: Sequence[Callback] | None = None,
         verbose: int = 0,
         dtype: str = "float32",
+        encoder: FeatureEncoder | None = None,
     ) -> None:
         self.n_factors = n_factors
         self.n_iter = n_iter
@@ -59,6 +61,7 @@ class BayesianMachine(Machine, ABC):
         self.callbacks = callbacks
         self.verbose = verbose
         self.dtype = dtype
+        self.encoder = encoder
 
     @property
     def w0_(self) -> float | NDArray[np.float64]:
@@ -124,6 +127,8 @@ class BayesianMachine(Machine, ABC):
         self, examples: Examples, meaning: dict[str, Any], groups: NDArray[np.int32] | None
     ) -> Posterior:
         rows, n_factors, dtype = examples.rows, int(self.n_factors), np.dtype(self.dtype)
+        if groups is None and meaning["encoder"] is not None:
+            groups = check_groups(meaning["encoder"].fields_, rows.n_features)
         if groups is None:
             columns = SparseColumns.of(rows, dtype)
             groups = columns.groups(columns.fields())

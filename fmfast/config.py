@@ -18,6 +18,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_count(n_jobs: int | None) -> int:
+    """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on."""
+    wanted = 1 if n_jobs is None else int(n_jobs)
+    return wanted if wanted > 0 else max(1, available_cores() + 1 + wanted)
+
+
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Print, or return, what a report about speed or a bug needs to say.
 

@@ -19,6 +19,25 @@ class ModelFileError(ValueError):
     """A file is not a model that this version of fmfast can read, or is damaged."""
 
 
+class TextFormatError(ValueError):
+    """A text file holds something else than rows of numbers in its format.
+
+    Attributes
+    ----------
+    line, column : int or None
+        Where, counted from 1, in bytes; None where the fault has no one place.
+    """
+
+    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+
+
+class DatasetError(ValueError):
+    """A directory is not a data set that this version of fmfast can read, or is damaged."""
+
+
 class NotFittedError(ValueError, AttributeError):
     """The estimator has not been fitted yet."""
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fmfast import validation as check
 from fmfast._docs import documented
 from fmfast.base import Machine, RandomState
+from fmfast.encoder import FeatureEncoder
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import check_params
 from fmfast.solvers import SOLVERS, Solver
@@ -47,6 +48,7 @@ class FactorizationMachine(Machine, ABC):
         callbacks: Sequence[Callback] | None = None,
         verbose: int = 0,
         dtype: str = "float32",
+        encoder: FeatureEncoder | None = None,
     ) -> None:
         self.n_factors = n_factors
         self.solver = solver
@@ -68,6 +70,7 @@ class FactorizationMachine(Machine, ABC):
         self.callbacks = callbacks
         self.verbose = verbose
         self.dtype = dtype
+        self.encoder = encoder
 
     @property
     def w0_(self) -> float | NDArray[np.float64]:

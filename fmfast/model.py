@@ -15,6 +15,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ class FMModel:
     classes : ndarray of shape (n_classes,) or None
         The labels of a classifier, sorted.
     feature_names : object ndarray of shape (n_features,) or None
+    encoder : FeatureEncoder or None
+        What made the rows of the training data from tables, fitted.
     training : TrainingState or None
         None if the model cannot be trained further.
     """
@@ -70,6 +73,7 @@ class FMModel:
     offset: float = 0.0
     classes: NDArray | None = None
     feature_names: NDArray | None = None
+    encoder: Any = None  # this module does not import it
     training: TrainingState | None = None
 
     @property

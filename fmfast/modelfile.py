@@ -33,12 +33,9 @@ import numbers
 import os
 import re
 import reprlib
-import secrets
 import stat
-import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -46,6 +43,8 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast._files import PREFIX_SIZE, little_endian, npy_prefix, replacing
+from fmfast.encoder import FeatureEncoder
 from fmfast.exceptions import ModelFileError
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import CONSTRAINTS, BaseEstimator, check_params
@@ -56,7 +55,6 @@ from fmfast.table import ParameterTable
 
 _FORMAT = "fmfast model"
 _FORMAT_VERSION = 1
-_PREFIX_SIZE = 128  # bytes before the numbers of an .npy member
 _BLOCK_SIZE = 1 << 22  # bytes that pass between file and table at a time
 _MAX_LABEL_BYTES = 1 << 26  # of the array of class labels: numpy pads each string to the longest
 
@@ -81,7 +79,7 @@ def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
         raise ValueError(
             "The model has parameters that are not finite, which load would refuse; fit it anew."
         )
-    with _replacing(os.fsdecode(path)) as file, zipfile.ZipFile(file, "w") as archive:
+    with replacing(os.fsdecode(path)) as file, zipfile.ZipFile(file, "w") as archive:
         _write_array(archive, "header", np.frombuffer(header, dtype=np.uint8))
         for name, array in _arrays(estimator.model_).items():
             _write_array(archive, name, array)
@@ -168,6 +166,7 @@ def _header_of(estimator: Any) -> dict[str, Any]:
         "offset": float(model.offset),
         "classes": None if model.classes is None else _encode_classes(model.classes),
         "feature_names": None if names is None else [str(name) for name in names],
+        "encoder": None if model.encoder is None else model.encoder.to_dict(),
         "training": training,
         "chain": chain,
         "n_iter": int(estimator.n_iter_),
@@ -244,6 +243,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or (isinstance(v, list) and all(isinstance(name, str) for name in v)),
         "null or a list of strings",
     ),
+    "encoder": (lambda v: v is None or isinstance(v, dict), "null or the state of a FeatureEncoder"),
     "training": (_is_null_or(_TRAINING), "null or the state of a known solver"),
     "chain": (_is_null_or(_CHAIN), "null or where a Markov chain stands"),
     "n_iter": (_is_count, "an integer >= 0"),
@@ -272,9 +272,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _saved_params(estimator: BaseEstimator) -> dict[str, Any]:
-    """Constructor arguments as JSON can hold them; what is left out (callables, generators) has a default."""
+    """Constructor arguments as JSON can hold them; what is left out (callables, generators, an encoder)
+    has a default."""
     params = {}
-    for name, value in estimator.get_params().items():
+    for name, value in estimator.get_params(deep=False).items():
         if name == "dtype":  # may be a type
             params[name] = np.dtype(value).name
         elif isinstance(value, (bool, np.bool_)):
@@ -362,7 +363,7 @@ def _read_estimator(file: BinaryIO) -> Any:
         members = _members(archive, file_size)
         if "header.npy" not in members:
             raise ValueError("it has no member header.npy")
-        header_bytes = np.empty(max(0, members["header.npy"].file_size - _PREFIX_SIZE), dtype=np.uint8)
+        header_bytes = np.empty(max(0, members["header.npy"].file_size - PREFIX_SIZE), dtype=np.uint8)
         _read_array(archive, members["header.npy"], header_bytes)
         header = _parse_header(header_bytes.tobytes())
         estimator = _new_estimator(_CLASSES[header["class"]], header["params"])
@@ -379,6 +380,7 @@ def _read_estimator(file: BinaryIO) -> Any:
     if isinstance(model, Posterior):
         _check_chain(model.chain)
     history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
+    estimator.encoder = model.encoder
     estimator._publish(model, history, header["n_iter"])
     return estimator
 
@@ -396,6 +398,10 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
     n_features = header["n_features"]
     if names is not None and len(names) != n_features:
         raise ValueError(f"it has {len(names)} feature names for {n_features} features")
+    state = header["encoder"]
+    encoder = None if state is None else FeatureEncoder.from_dict(state)
+    if encoder is not None and encoder.n_features_out_ != n_features:
+        raise ValueError(f"its encoder makes {encoder.n_features_out_} features, its model has {n_features}")
     training = header["training"] and TrainingState(**header["training"])
     chain = header["chain"]
     if (chain is not None) != estimator._is_bayesian or (chain and training):
@@ -422,6 +428,7 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
         "offset": header["offset"],
         "classes": classes,
         "feature_names": None if names is None else np.array(names, dtype=object),
+        "encoder": encoder,
     }
     if not chain:
         return FMModel(empty_table(), training=training, **meaning)
@@ -492,17 +499,6 @@ def _all_finite(model: FMModel | Posterior) -> bool:
     return draws_are_finite and model.chain.table.all_finite() and model.chain.is_finite()
 
 
-def _npy_prefix(array: NDArray) -> bytes:
-    """Magic, version and dtype of an .npy file, always as long, and on any machine the same."""
-    text = f"{{'descr': '{_on_disk(array).str}', 'fortran_order': False, 'shape': {array.shape}, }}"
-    magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", _PREFIX_SIZE - 10)
-    return magic + text.encode().ljust(_PREFIX_SIZE - 11) + b"\n"
-
-
-def _on_disk(array: NDArray) -> np.dtype:
-    return array.dtype.newbyteorder("<")
-
-
 def _blocks(array: NDArray) -> Iterator[NDArray]:
     """Views that together are the array, in C order, each of about `_BLOCK_SIZE` bytes at most."""
     if not array.size:
@@ -516,53 +512,18 @@ def _blocks(array: NDArray) -> Iterator[NDArray]:
 def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
     # A ZipInfo carries no time: equal models make equal files.
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-        member.write(_npy_prefix(array))
+        member.write(npy_prefix(array))
         for block in _blocks(array):
-            member.write(np.ascontiguousarray(block, dtype=_on_disk(array)).data)
+            member.write(np.ascontiguousarray(block, dtype=little_endian(array)).data)
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray) -> None:
     """Fill the array from a member of just its dtype and shape; the last byte checks the CRC."""
-    prefix = _npy_prefix(array)
+    prefix = npy_prefix(array)
     with archive.open(info) as member:
         # Compared, not parsed: there is one way to write it.
         if info.file_size != len(prefix) + array.nbytes or member.read(len(prefix)) != prefix:
             raise ValueError(f"its member {info.filename} is no {array.dtype} array of shape {array.shape}")
         for block in _blocks(array):
-            values = np.frombuffer(member.read(block.nbytes), dtype=_on_disk(array))
+            values = np.frombuffer(member.read(block.nbytes), dtype=little_endian(array))
             block[...] = values.reshape(block.shape)
-
-
-# -- files --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is complete, or vanishes if it never is."""
-    target = os.path.realpath(path)  # a link stays, and points to the new file
-    permissions = 0o666
-    if os.path.lexists(target):
-        mode = os.stat(target).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(f"{path!r} is not an ordinary file that a model can replace; give another name.")
-        permissions = stat.S_IMODE(mode)  # what was private stays private
-    directory = os.path.dirname(target)
-    temporary = os.path.join(directory, f".fmfast-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, permissions)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = path  # rather than a name that nobody gave
-        raise
-    with suppress(OSError):  # Windows cannot open directories
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -22,7 +22,7 @@ from fmfast._sklearn import estimator_tags
 class BaseEstimator:
     """Parameters of an estimator, read from the signature of its constructor."""
 
-    _kind: str  # "regressor" or "classifier"
+    _kind: str  # "regressor", "classifier" or "transformer"
 
     @classmethod
     def _parameter_names(cls) -> list[str]:
@@ -34,9 +34,14 @@ class BaseEstimator:
         Parameters
         ----------
         deep : bool, default=True
-            For compatibility; there are no nested estimators.
+            Also those of an encoder, as encoder__name.
         """
-        return {name: getattr(self, name) for name in self._parameter_names()}
+        params = {name: getattr(self, name) for name in self._parameter_names()}
+        if deep:
+            for name, value in list(params.items()):
+                if isinstance(value, BaseEstimator):
+                    params |= {f"{name}__{inner}": setting for inner, setting in value.get_params().items()}
+        return params
 
     def set_params(self, **params: Any) -> Self:
         """Change constructor arguments; they are checked at the next `fit`.
@@ -46,22 +51,26 @@ class BaseEstimator:
         ValueError
             For a name that the constructor does not have.
         """
-        valid = self._parameter_names()
+        valid = list(self.get_params())
         for name in params:
-            if name not in valid:
+            if name not in valid and not ("__" in name and name.partition("__")[0] in params):
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {self}, expected one of {', '.join(valid)}; "
                     "correct the name."
                 )
-        for name, value in params.items():
-            setattr(self, name, value)
+        for name, value in sorted(params.items()):  # an encoder before its own parameters
+            outer, _, inner = name.partition("__")
+            if inner:
+                getattr(self, outer).set_params(**{inner: value})
+            else:
+                setattr(self, name, value)
         return self
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         defaults = inspect.signature(type(self).__init__).parameters
         changed = [
             f"{name}={value!r}"
-            for name, value in self.get_params().items()
+            for name, value in self.get_params(deep=False).items()
             if repr(value) != repr(defaults[name].default)
         ]
         text = f"{type(self).__name__}({', '.join(changed)})"
@@ -117,11 +126,39 @@ def _is_callbacks(value: Any) -> bool:
     return value is None or (isinstance(value, (list, tuple)) and all(callable(f) for f in value))
 
 
+def _is_names(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, (list, tuple))
+        and all(isinstance(name, str) for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_each(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """One valid value for all columns, or a dict of them by column."""
+
+    def is_each(value: Any) -> bool:
+        if not isinstance(value, dict):
+            return is_valid(value)
+        return all(isinstance(name, str) for name in value) and all(map(is_valid, value.values()))
+
+    return is_each
+
+
+def _is_hash_size(value: Any) -> bool:
+    return value is None or (_is_integer(value) and 1 <= value < 2**31)
+
+
+def _is_one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
 _BOOL = (lambda v: isinstance(v, (bool, np.bool_)), "True or False")
 _AT_LEAST_0 = (lambda v: _is_number(v) and v >= 0, "a finite number >= 0")
 _AT_LEAST_0_OR_NONE = (lambda v: v is None or (_is_number(v) and v >= 0), "a finite number >= 0, or None")
 _POSITIVE_OR_NONE = (lambda v: v is None or (_is_number(v) and v > 0), "a finite number > 0, or None")
 _COUNT = (lambda v: _is_integer(v) and v >= 1, "an integer >= 1")
+_NAMES = (_is_names, "None or a list of distinct column names")
 
 # One line per constructor argument: what makes a value valid, and how to say so.
 CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -157,12 +194,33 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is not None and str(getattr(v, "__name__", v)) in ("float32", "float64"),
         '"float32" or "float64"',
     ),
+    "encoder": (lambda v: v is None or isinstance(v, BaseEstimator), "None or a FeatureEncoder"),
+    # of FeatureEncoder
+    "categorical": _NAMES,
+    "multi_valued": _NAMES,
+    "numeric": _NAMES,
+    "remainder": (_is_one_of("by_type", "drop"), '"by_type" or "drop"'),
+    "min_count": _COUNT,
+    "hash_size": (
+        _is_each(_is_hash_size),
+        "None, an integer from 1 to 2147483647, or a dict of these by column",
+    ),
+    "separator": (
+        lambda v: v is None or (isinstance(v, str) and v != ""),
+        "None or a string that is not empty",
+    ),
+    "normalize": _BOOL,
+    "numeric_encoding": (
+        _is_each(_is_one_of("scale", "bin", "passthrough")),
+        '"scale", "bin" or "passthrough", or a dict of these by column',
+    ),
+    "n_bins": (lambda v: _is_integer(v) and 2 <= v <= 65536, "an integer from 2 to 65536"),
 }
 
 
 def check_params(estimator: BaseEstimator) -> None:
     """Raise ValueError for the first constructor argument that is not valid."""
-    for name in estimator.get_params():
+    for name in estimator.get_params(deep=False):
         if name in CONSTRAINTS:  # a derived class may have arguments of its own
             check_param(estimator, name)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,8 @@ class Posterior:
         From solver units to the units of the target; 1 and 0 for classification.
     classes : ndarray of shape (n_classes,) or None
     feature_names : object ndarray of shape (n_features,) or None
+    encoder : FeatureEncoder or None
+        What made the rows of the training data from tables, fitted.
     draws : list of Draw
         In the order in which they were made.
     thinning : int
@@ -66,6 +69,7 @@ class Posterior:
     offset: float = 0.0
     classes: NDArray | None = None
     feature_names: NDArray | None = None
+    encoder: Any = None  # this module does not import it
     draws: list[Draw] = field(default_factory=list)
     thinning: int = 1
 

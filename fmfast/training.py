@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmfast.config import available_cores
+from fmfast.config import thread_count
 from fmfast.exceptions import DivergenceError
 from fmfast.model import FMModel, sigmoid
 from fmfast.posterior import Posterior
@@ -198,11 +198,8 @@ class _BestEpoch:
 
 
 def count_threads(n_jobs: int | None, n_samples: int) -> int:
-    """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on; fewer for few samples."""
-    wanted = 1 if n_jobs is None else int(n_jobs)
-    if wanted < 0:
-        wanted = max(1, available_cores() + 1 + wanted)
-    return min(wanted, 1 + n_samples // _SAMPLES_PER_THREAD)
+    """`thread_count`, fewer for few samples."""
+    return min(thread_count(n_jobs), 1 + n_samples // _SAMPLES_PER_THREAD)
 
 
 def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
