@@ -30,6 +30,7 @@ SECTIONS = (
     "limit",
     "peers",
     "time_to_quality",
+    "column_wise",
     "threads",
     "fixed_costs",
     "predict",
@@ -38,7 +39,7 @@ SECTIONS = (
     "levels",
     "steps",
 )
-ON_ALL_CORES = ("threads",)  # the others run on one
+ON_ALL_CORES = ("threads", "column_wise")  # the others run on one
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

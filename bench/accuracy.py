@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from fmfast import FMClassifier, FMRegressor
+from fmfast import BayesianFMClassifier, BayesianFMRegressor, FMClassifier, FMRegressor
 from fmfast.datasets import load_chess_endgame
 
 SEEDS = (0, 1, 2)
+ALS = {"solver": "als", "max_iter": 30}
+BAYESIAN = {"machine": BayesianFMRegressor}
 
 
 def load_part(path: Path, part: str) -> tuple[sp.csr_array, np.ndarray]:
@@ -59,6 +61,18 @@ def frappe(path: Path, **settings) -> dict[str, float]:
     }
 
 
+def bayesian_frappe(path: Path, **settings) -> dict[str, float]:
+    """Clicks; the training part alone."""
+    test = load_part(path, "test")
+    fm = BayesianFMClassifier(**settings).fit(*load_part(path, "train"))
+    probability = fm.predict_proba(test[0])[:, 1]
+    return {
+        "test AUC": auc(test[1], probability),
+        "test logloss": log_loss(test[1], probability),
+        "seconds": sum(record["seconds"] for record in fm.history_),
+    }
+
+
 def ratings(path: Path, **settings) -> dict[str, float]:
     """Ratings; a fixed number of epochs."""
     test = load_part(path, "test")
@@ -71,19 +85,24 @@ def chess(**settings) -> dict[str, float]:
     return regression((data.X_train, data.y_train), (data.X_test, data.y_test), n_factors=16, **settings)
 
 
-def regression(train, test, **settings) -> dict[str, float]:
-    fm = FMRegressor(**settings).fit(*train)
-    return {
+def regression(train, test, machine=FMRegressor, **settings) -> dict[str, float]:
+    fm = machine(**settings).fit(*train)
+    found = {
         "test RMSE": float(np.sqrt(np.mean((fm.predict(test[0]) - test[1]) ** 2))),
         "epochs": fm.n_iter_,
         "seconds": sum(record["seconds"] for record in fm.history_),
     }
+    if machine is BayesianFMRegressor:
+        lower, upper = fm.predict_interval(test[0], coverage=0.9)
+        found["in 90%"] = float(np.mean((lower <= test[1]) & (test[1] <= upper)))
+    return found
 
 
 def report(name: str, run, settings: dict) -> None:
     """Mean over the seeds, and the range of each score."""
     results = [run(random_state=seed, **settings) for seed in SEEDS]
-    text = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "default settings"
+    shown = {key: getattr(value, "__name__", repr(value)) for key, value in settings.items()}
+    text = ", ".join(f"{key}={value}" for key, value in shown.items()) or "default settings"
     print(f"{name:<20} {text}")
     for key in results[0]:
         values = [result[key] for result in results]
@@ -102,8 +121,8 @@ def main() -> None:
     file_of["ml-100k-u3-side"] = arguments.folder / "ml-100k-u3-side.npz"
     runs = {
         "frappe-nfm-recon": (frappe, [{}, {"solver": "sgd", "learning_rate": 0.02, "max_iter": 50}]),
-        "ml-100k-u3": (ratings, [{}, {"learning_rate": 0.1}]),
-        "ml-100k-u3-side": (ratings, [{}, {"reg_V": 0.05}]),
+        "ml-100k-u3": (ratings, [{}, {"learning_rate": 0.1}, ALS, BAYESIAN]),
+        "ml-100k-u3-side": (ratings, [{}, {"reg_V": 0.05}, ALS, BAYESIAN]),
     }
     for name, (run, settings_list) in runs.items():
         if not file_of[name].exists():
@@ -115,8 +134,16 @@ def main() -> None:
             for rate, reg_V, init_std in product((0.1, 0.2, 0.5), (0.0, 0.03, 0.1), (0.01, 0.02, 0.05)):
                 settings = {"learning_rate": rate, "reg_V": reg_V, "init_std": init_std}
                 report(name, lambda run=run, name=name, **kw: run(file_of[name], **kw), settings)
+    if file_of["frappe-nfm-recon"].exists():
+        for n_factors in (10, 16):
+            settings = {"n_factors": n_factors}
+            report(
+                "frappe, Bayesian", lambda **kw: bayesian_frappe(file_of["frappe-nfm-recon"], **kw), settings
+            )
     report("chess", chess, {})
     report("chess", chess, {"reg_w": 0.0, "reg_V": 0.0, "max_iter": 50})
+    report("chess", chess, {**ALS, "reg_w": 0.003, "reg_V": 0.003})
+    report("chess", chess, BAYESIAN)
 
 
 if __name__ == "__main__":

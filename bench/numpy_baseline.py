@@ -45,7 +45,8 @@ from bench.workloads import WORKLOADS, Workload
 from fmfast import _dispatch, numpy_baseline
 from fmfast.datasets import load_chess_endgame
 from fmfast.numpy_baseline import Parameters
-from fmfast.solvers.sgd import SOLVERS, StochasticSolver, visiting_order
+from fmfast.solvers import SOLVERS
+from fmfast.solvers.sgd import StochasticSolver, visiting_order
 from fmfast.validation import check_X
 
 TURN = 3  # epochs in a row, as in training

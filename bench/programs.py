@@ -21,7 +21,7 @@ from bench.workloads import Workload
 from fmfast import _dispatch, numpy_baseline
 from fmfast.model import FMModel
 from fmfast.numpy_baseline import Parameters
-from fmfast.solvers import sgd
+from fmfast.solvers import SOLVERS, sgd
 from fmfast.solvers.threads import Threads
 from fmfast.validation import check_X
 
@@ -58,7 +58,7 @@ class FMFast:
         self.rows = check_X(w.X_train, dtype=FLOAT)
         self.y = w.y_train.astype(np.float64)
         self.task, self.seed, self.order = w.task, seed, order
-        kind = sgd.SOLVERS[solver]
+        kind = SOLVERS[solver]
         self.solver = kind.configured(w.task, self.rows.mean_row_norm(kind.row_norm_power), **settings)
         self.table = self.solver.new_table(1, self.rows.n_features, n_factors, FLOAT, INIT_STD, seed)
         self.epoch = 0

@@ -35,7 +35,7 @@ from bench.programs import FMFast, NumPy, Program
 from bench.report import Row, Section, Table
 from bench.settings import Settings
 from bench.workloads import Workload, load
-from fmfast.solvers.sgd import SOLVERS
+from fmfast.solvers import SOLVERS
 
 N_FACTORS = 16
 EPOCHS, TURN = 60, 5
