@@ -335,17 +335,3 @@ class BayesianFMClassifier(ClassificationTask, BayesianMachine):
         rows = self._rows_to_score(X, "predict_proba")
         mean, std = self.model_.probabilities(rows, self._threads(rows))
         return (mean, std) if return_std else mean
-
-    def predict(self, X: Any) -> NDArray:
-        """The most probable class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), of the dtype of `classes_`
-        """
-        raw = self.decision_function(X)
-        return self.classes_[(raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)]

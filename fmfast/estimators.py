@@ -127,17 +127,3 @@ class FMClassifier(ClassificationTask, FactorizationMachine):
             Every row sums to 1. One-versus-rest probabilities are divided by their sum.
         """
         return class_probabilities(self._raw_scores(X, "predict_proba"))
-
-    def predict(self, X: Any) -> NDArray:
-        """The most probable class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), of the dtype of `classes_`
-        """
-        raw = self._raw_scores(X, "predict")
-        return self.classes_[(raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)]

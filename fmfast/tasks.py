@@ -54,8 +54,23 @@ class ClassificationTask(Machine):
     classes_: NDArray
 
     @abstractmethod
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Scores: positive for the second class, or the highest for the most probable one."""
+
     def predict(self, X: Any) -> NDArray:
-        """The most probable class of each row."""
+        """The most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), of the dtype of `classes_`
+        """
+        self._fitted_model("predict")
+        raw = self.decision_function(X)
+        return self.classes_[(raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)]
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of the prediction: the (weighted) share of correct classes.

@@ -99,7 +99,7 @@ class ChainState:
         shape = (n_outputs, int(groups.max()) + 1, n_factors + 1)
         precision = np.full(shape, 1.0 / init_std**2 if init_std else 1.0)
         precision[:, :, -1] = 1.0
-        return cls(table, groups, np.ones(n_outputs), np.zeros(shape), precision, init_std**2, seed)
+        return cls(table, groups, np.ones(n_outputs), np.zeros(shape), precision, init_std**2 or 1.0, seed)
 
     @property
     def n_groups(self) -> int:
