@@ -38,10 +38,13 @@ def extension(name, flags=()):
     )
 
 
-extensions = [extension(name) for name in ("_core", "_coordinate", "_csr", "_table", "_cpu", "_decimal", "_text")]
+PORTABLE = ("_csr", "_cpu", "_decimal", "_text")
+BY_LEVEL = ("_core", "_coordinate", "_table")  # built for the baseline and for every level
+
+extensions = [extension(name) for name in (*BY_LEVEL, *PORTABLE)]
 if X86_64:
     extensions += [
-        extension(f"{name}_{level}", flags) for name in ("_core", "_coordinate", "_table") for level, flags in LEVELS.items()
+        extension(f"{name}_{level}", flags) for name in BY_LEVEL for level, flags in LEVELS.items()
     ]
 
 setup(

@@ -39,7 +39,7 @@ l1_w : float, default=0.0
     that more epochs leave fewer zeros.
 init_std : float or None, default=None
     Standard deviation of the random numbers with which V starts. None: 0.02, and for "als" such that the
-    pairwise terms have 1/64 of the target's variance (in a classifier, the variance 1).
+    pairwise terms have 1/8 of the target's variance (in a classifier, the variance 1).
 early_stopping : bool, default=False
     Stop when the validation score has stopped improving, and keep the best epoch. The validation data is
     `eval_set` of `fit`, or, without one, a random part of the training data.
@@ -148,9 +148,10 @@ groups : array-like of shape (n_features,) or None, default=None
     the fields of one-hot data are found in X: consecutive columns of which every row has exactly one
     form a group, and so do the columns between such fields.
 init_std : float or None, default=None
-    Standard deviation of V at the start, and for the first 20 iterations that of its prior. None: such that
-    the pairwise terms of a regression have 1/64 of the target's variance, those of a classification the
-    variance 1. With a much smaller one V may stay at zero.
+    Standard deviation of V before anything is known. For the first 30 iterations the prior of V is given, its
+    variance growing to init_std^2 from an eighth of it; then it is learned. None: such that the pairwise
+    terms of a regression have 1/8 of the target's variance, those of a classification the variance 1. With
+    a much smaller one V may stay at zero.
 n_jobs : int or None, default=None
     Threads for sampling and prediction: None is 1, -1 all cores. The result is the same to the bit for any
     number.

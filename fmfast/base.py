@@ -43,8 +43,8 @@ class Machine(BaseEstimator, ABC):
         """Write the fitted estimator to one file, from which `fmfast.load` reads it.
 
         The file is a plain `.npz` of numbers with a JSON header; nothing in it is executable. It appears
-        under its name only when it is complete. `callbacks` and a callable `scoring` are not saved, nor is a
-        `random_state` that is not a number.
+        under its name only when it is complete. `callbacks`, `groups` (though `groups_` is) and a callable
+        `scoring` are not saved, nor is a `random_state` that is not a number.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ from fmfast.base import Machine, RandomState
 from fmfast.columns import SparseColumns
 from fmfast.encoder import FeatureEncoder
 from fmfast.modelfile import saveable
-from fmfast.parameters import check_params
+from fmfast.parameters import check_params, is_number
 from fmfast.posterior import Posterior, probit_scores
 from fmfast.sampling import draw_samples
 from fmfast.solvers.gibbs import ChainState
@@ -242,7 +242,7 @@ class BayesianFMRegressor(RegressionTask, BayesianMachine):
             For another coverage, or for rows that do not fit the model.
         """
         rows = self._rows_to_score(X, "predict_interval")
-        if not 0.0 < coverage < 1.0:
+        if not is_number(coverage) or not 0.0 < coverage < 1.0:
             raise ValueError(
                 f"coverage is {coverage!r}, expected a number between 0 and 1, both excluded; give for "
                 "example 0.9."

@@ -133,8 +133,8 @@ class FactorizationMachine(Machine, ABC):
                 users = [kind.name for kind in SOLVERS.values() if name not in kind.unused]
                 raise ValueError(
                     f"The parameter {name} of {type(self).__name__} is {value!r} with solver="
-                    f"{self.solver!r}, expected {unset.get(name)!r}: only {' and '.join(map(repr, users))} "
-                    f"knows it; use that solver, or leave {name} out."
+                    f"{self.solver!r}, expected {unset.get(name)!r}: it is for "
+                    f"{', '.join(map(repr, users))} only; use that solver, or leave {name} out."
                 )
 
     def _solver(self, row_norm: float) -> Solver:

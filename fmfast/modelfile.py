@@ -378,7 +378,7 @@ def _read_estimator(file: BinaryIO) -> Any:
     if not _all_finite(model):
         raise ValueError("it has parameters that are NaN or infinite")
     if isinstance(model, Posterior):
-        _check_chain(model.chain)
+        _check_chain(model.chain, estimator._task == "classification")
     history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
     estimator.encoder = model.encoder
     estimator._publish(model, history, header["n_iter"])
@@ -412,7 +412,8 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
     # Before anything is allocated: the file must be as large as the numbers that it claims to hold.
     n_bytes = n_outputs * n_features * (header["n_factors"] + 1 + state_size) * dtype.itemsize
     if chain:
-        n_bytes *= 1 + chain["n_draws"]
+        # Each draw has four members besides, each with what precedes its numbers and an entry of the zip.
+        n_bytes = n_bytes * (1 + chain["n_draws"]) + 4 * PREFIX_SIZE * chain["n_draws"]
         n_bytes += 4 * n_features + 16 * n_outputs * chain["n_groups"] * (header["n_factors"] + 1)
     if n_bytes > file_size:
         raise ValueError(f"its header promises {n_bytes} bytes of parameters, but the file has {file_size}")
@@ -447,12 +448,14 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
     return Posterior(state, draws=draws, thinning=chain["thinning"], **meaning)
 
 
-def _check_chain(chain: ChainState) -> None:
+def _check_chain(chain: ChainState, is_classifier: bool) -> None:
     """Refuse the state of a chain that no sampler can have left."""
     if not np.array_equal(np.unique(chain.groups), np.arange(chain.n_groups)):
         raise ValueError(f"its groups are not numbered from 0 to {chain.n_groups - 1}")
     if not (chain.alpha > 0).all() or not (chain.precision > 0).all():
         raise ValueError("it has precisions that are not positive")
+    if is_classifier and (chain.alpha != 1.0).any():
+        raise ValueError("it is a classifier with a precision of its noise")
 
 
 def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:

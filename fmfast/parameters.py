@@ -105,7 +105,7 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
         return False
     try:
@@ -154,9 +154,9 @@ def _is_one_of(*words: str) -> Callable[[Any], bool]:
 
 
 _BOOL = (lambda v: isinstance(v, (bool, np.bool_)), "True or False")
-_AT_LEAST_0 = (lambda v: _is_number(v) and v >= 0, "a finite number >= 0")
-_AT_LEAST_0_OR_NONE = (lambda v: v is None or (_is_number(v) and v >= 0), "a finite number >= 0, or None")
-_POSITIVE_OR_NONE = (lambda v: v is None or (_is_number(v) and v > 0), "a finite number > 0, or None")
+_AT_LEAST_0 = (lambda v: is_number(v) and v >= 0, "a finite number >= 0")
+_AT_LEAST_0_OR_NONE = (lambda v: v is None or (is_number(v) and v >= 0), "a finite number >= 0, or None")
+_POSITIVE_OR_NONE = (lambda v: v is None or (is_number(v) and v > 0), "a finite number > 0, or None")
 _COUNT = (lambda v: _is_integer(v) and v >= 1, "an integer >= 1")
 _NAMES = (_is_names, "None or a list of distinct column names")
 
@@ -175,7 +175,7 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "l1_w": _AT_LEAST_0,
     "init_std": _AT_LEAST_0_OR_NONE,
     "early_stopping": _BOOL,
-    "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded"),
+    "validation_fraction": (lambda v: is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded"),
     "n_iter_no_change": _COUNT,
     "tol": _AT_LEAST_0,
     "scoring": (lambda v: v == "loss" if isinstance(v, str) else callable(v), '"loss" or a callable'),
@@ -194,7 +194,10 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is not None and str(getattr(v, "__name__", v)) in ("float32", "float64"),
         '"float32" or "float64"',
     ),
-    "encoder": (lambda v: v is None or isinstance(v, BaseEstimator), "None or a FeatureEncoder"),
+    "encoder": (
+        lambda v: v is None or getattr(v, "_kind", None) == "transformer",
+        "None or a FeatureEncoder",
+    ),
     # of FeatureEncoder
     "categorical": _NAMES,
     "multi_valued": _NAMES,

@@ -107,7 +107,7 @@ class Posterior:
     def keep_draw(self, n_kept: int) -> None:
         """Add the present state of the chain; of more than n_kept draws, every second is dropped."""
         self.draws.append(Draw(self.chain.table.copy(), self.chain.alpha.copy()))
-        if len(self.draws) > n_kept:
+        while len(self.draws) > n_kept:
             self.draws = self.draws[::2]
             self.thinning *= 2
 
@@ -147,7 +147,9 @@ class Posterior:
         tail = (1.0 - coverage) / 2
 
         def quantiles(scores: NDArray) -> tuple[NDArray, NDArray]:
-            low, high = (_mixture_quantile(scores[0], precision, p) for p in (tail, 1.0 - tail))
+            # The upper one from below, too: 1 - tail may be 1.
+            low = _mixture_quantile(scores[0], precision, tail)
+            high = -_mixture_quantile(-scores[0], precision, tail)
             return low[None], high[None]
 
         lower, upper = self._by_row(rows, quantiles, n_threads)
@@ -216,7 +218,7 @@ def _mixture_quantile(mean: NDArray, precision: NDArray, probability: float) -> 
         excess = ndtr(z).mean(axis=0) - probability
         density = (np.exp(-0.5 * z * z) * precision).mean(axis=0) / np.sqrt(2 * np.pi)
         low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             newton = x - excess / density
         new = np.where((newton > low) & (newton < high), newton, (low + high) / 2)
         done = np.abs(new - x) <= 1e-9 * (1.0 + np.abs(x))

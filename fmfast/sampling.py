@@ -87,7 +87,7 @@ def draw_samples(
             wants_to_stop = [bool(callback(dict(record))) for callback in callbacks]
             if any(wants_to_stop) and posterior.draws:
                 break
-    if not all(draw.table.all_finite() for draw in posterior.draws):
+    if not all(table.all_finite() for table in (chain.table, *(draw.table for draw in posterior.draws))):
         raise _divergence(examples, chain.n_iterations)
     return posterior, history
 

@@ -14,6 +14,15 @@ CASES = [(FMRegressor, None), (FMClassifier, 2), (FMClassifier, 3)]
 IDS = ["regressor", "two classes", "three classes"]
 
 
+def train_on(fm, X, y):
+    """One more epoch of a fitted machine, also of those that have no `partial_fit`."""
+    if fm.solver in STOCHASTIC:
+        return fm.partial_fit(X, y)
+    settings = {"warm_start": fm.warm_start, "max_iter": fm.max_iter}
+    fm.set_params(warm_start=True, max_iter=1).fit(X, y)
+    return fm.set_params(**settings)
+
+
 def one_hot(*fields):
     """One column per value of each field of integers."""
     blocks = [sp.csr_array(np.eye(field.max() + 1, dtype=np.float32)[field]) for field in fields]

@@ -122,3 +122,114 @@ def objective_gradient(
     g_w = dloss * d_w + reg_w * np.where(stored, w, 0.0)
     g_V = dloss * d_V + reg_V * np.where(stored[:, None], V, 0.0)
     return weight * dloss * d_w0, weight * g_w, weight * g_V
+
+
+# ---------------------------------------------------------------------------------------------
+# Updates by column
+# ---------------------------------------------------------------------------------------------
+
+
+def score_of_pairs(X: NDArray, w0: float, w: NDArray, V: NDArray) -> NDArray[np.float64]:
+    """`score` with all pairs of columns at once: the strict upper triangle of V V^T."""
+    return w0 + X @ w + np.einsum("ij,jl,il->i", X, np.triu(V @ V.T, 1), X, optimize=True)
+
+
+def column_gradient(X: NDArray, j: int, V: NDArray) -> NDArray[np.float64]:
+    """(n_samples, n_factors + 1) d score / d (v_j, w_j); the score is linear in these."""
+    others = X.copy()
+    others[:, j] = 0.0
+    return X[:, [j]] * np.column_stack([others @ V, np.ones(len(X))])
+
+
+def column_system(
+    X: NDArray,
+    j: int,
+    e: NDArray,
+    c: NDArray,
+    w: NDArray,
+    V: NDArray,
+    *,
+    alpha: float,
+    mean: NDArray,
+    precision: NDArray,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(A, b): A delta = b minimises, by the change delta of theta = (v_j, w_j),
+
+        alpha / 2 sum_i c_i e_i^2 + 1/2 (theta - mean)^T P (theta - mean)
+
+    e_i being the residuals, c_i the weights of the samples, and P the diagonal of the precision.
+    """
+    h, theta = column_gradient(X, j, V), np.append(V[j], w[j])
+    return alpha * (h.T * c) @ h + np.diag(precision), -alpha * (h.T * c) @ e - precision * (theta - mean)
+
+
+def update_columns(
+    X: NDArray,
+    y: NDArray,
+    c: NDArray,
+    w0: float,
+    w: NDArray,
+    V: NDArray,
+    *,
+    block: slice,
+    groups: NDArray,
+    mean: NDArray,
+    precision: NDArray,
+    penalty: NDArray,
+    counts: NDArray,
+    alpha: float = 1.0,
+    noise: NDArray | None = None,
+) -> None:
+    """Every column in turn, in place: v_j of a block of factors, and w_j, at their optimum given all else.
+
+    With noise, as many numbers per column as it has parameters: A = L L^T adds L^-T noise to delta. `mean`,
+    `precision` (n_groups, n_factors + 1) and `penalty` (n_factors + 1,) are of all factors, and of w; the
+    penalty is a precision that counts `counts` (n_features,) times.
+    """
+    of_block = [*range(V.shape[1])[block], V.shape[1]]
+    for j in range(X.shape[1]):
+        # From scratch for every column.
+        e = score_of_pairs(X, w0, w, V) - y
+        P = (precision[groups[j]] + penalty * counts[j])[of_block]
+        mu = mean[groups[j], of_block]
+        A, b = column_system(X, j, e, c, w, V[:, block], alpha=alpha, mean=mu, precision=P)
+        delta = np.linalg.lstsq(A, b, rcond=None)[0]
+        if noise is not None:
+            delta += np.linalg.solve(np.linalg.cholesky(A).T, noise[j])
+        V[j, block] += delta[:-1]
+        w[j] += delta[-1]
+
+
+def least_squares_epoch(
+    loss: str,
+    X: NDArray,
+    y: NDArray,
+    c: NDArray,
+    w0: float,
+    w: NDArray,
+    V: NDArray,
+    *,
+    reg_w: float,
+    reg_V: float,
+) -> float:
+    """One epoch of alternating least squares: w0, then all columns for each 8 factors; returns w0.
+
+    For the logistic loss, the quadratic a / 2 (score - z)^2 takes the place of the loss. At the present score
+    s it has the same slope, and the curvature a = (sigmoid(s) - 1/2) / s: the least with which it is nowhere
+    below the loss.
+    """
+    counts = c @ (X != 0)
+    if loss == "logistic":
+        s = score_of_pairs(X, w0, w, V)
+        a = np.divide(expit(s) - 0.5, s, out=np.full(len(s), 0.25), where=s != 0)
+        y, c = s - loss_derivative(loss, s, y) / a, a * c
+    w0 -= c @ (score_of_pairs(X, w0, w, V) - y) / c.sum()
+    n_factors = V.shape[1]
+    nothing, groups = np.zeros((1, n_factors + 1)), np.zeros(X.shape[1], dtype=int)
+    penalty = np.append(np.full(n_factors, reg_V), reg_w)
+    for first in range(0, max(n_factors, 1), 8):
+        update_columns(
+            X, y, c, w0, w, V, block=slice(first, first + 8),
+            groups=groups, mean=nothing, precision=nothing, penalty=penalty, counts=counts,
+        )  # fmt: skip
+    return w0

@@ -6,6 +6,7 @@ import reprlib
 
 import numpy as np
 import pytest
+from problems import STOCHASTIC
 from refusal import CLASSES, GOOD_X, GOOD_Y, INF, NAN, assert_refused, fitted, new, partial_fit
 
 from fmfast import FMClassifier, FMRegressor
@@ -25,12 +26,12 @@ BAD_PARAMS = [
     ],
     *[
         (name, value, "a finite number >= 0, or None")
-        for name in ("learning_rate_decay", "reg_w", "reg_V")
+        for name in ("learning_rate_decay", "reg_w", "reg_V", "init_std")
         for value in (-1e-9, NAN, INF, "0", [0.1])
     ],
     *[
         (name, value, "a finite number >= 0")
-        for name in ("init_std", "tol", "l1_w")
+        for name in ("tol", "l1_w")
         for value in (-0.1, NAN, INF, None, "small")
     ],
     *[
@@ -47,6 +48,7 @@ BAD_PARAMS = [
     *[("n_jobs", value, "number of threads") for value in (0, 1.0, "2", True, 10**6)],
     *[("random_state", value, "an integer >= 0") for value in (-1, 1.0, "seed", 2**63, True, [1])],
     *[("callbacks", value, "a list of callables") for value in (print, [1], "f", [print, None])],
+    *[("encoder", value, "None or a FeatureEncoder") for value in ("one-hot", True, [], FMRegressor)],
     *[("verbose", value, "a bool or an integer >= 0") for value in (-1, 0.5, "yes", None)],
     *[("dtype", value, '"float32" or "float64"') for value in ("float16", "int32", None, int, 32, ">f4")],
 ]
@@ -68,6 +70,40 @@ def test_bad_parameter(name, value, expected, cls):
 
 def test_every_parameter_has_a_bad_value():
     assert {name for name, _, _ in BAD_PARAMS} == set(FMRegressor().get_params())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize(
+    ("solver", "name", "value", "users"),
+    [
+        ("als", "learning_rate", 0.1, STOCHASTIC),
+        ("als", "learning_rate_decay", 0.0, STOCHASTIC),
+        *[(solver, "l1_w", 0.1, ["ftrl"]) for solver in ("als", "sgd", "adagrad")],
+    ],
+)
+def test_parameter_that_the_solver_does_not_know(solver, name, value, users, cls):
+    y = GOOD_Y[cls]
+    for fm in (new(cls, solver=solver), fitted(cls, solver=solver), fitted(cls, warm_start=True)):
+        fm.set_params(**{"solver": solver, name: value})
+        words = [f"The parameter {name} of {cls.__name__} is {value} with solver={solver!r}"]
+        words += [repr(user) for user in users]
+        assert_refused(lambda fm=fm: fm.fit(GOOD_X, y), [fm], *words)
+        if solver in STOCHASTIC:
+            assert_refused(lambda fm=fm: partial_fit(fm, GOOD_X, y), [fm], *words)
+        # Leaving it out, as the message says, is all that is needed.
+        unset = type(fm)().get_params()[name]
+        fm.set_params(**{name: unset, "warm_start": False}).fit(GOOD_X, y)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_least_squares_has_no_partial_fit(cls):
+    """It would forget all batches but the last."""
+    fm = fitted(cls, solver="als")
+    assert not hasattr(fm, "partial_fit")
+    assert hasattr(fm.set_params(solver="sgd"), "partial_fit")
+    fm = fitted(cls).set_params(solver="als")
+    words = [f"This {cls.__name__} has no partial_fit with solver='als'", "use another solver, or fit"]
+    assert_refused(lambda: partial_fit(fm, GOOD_X, GOOD_Y[cls]), [fm], *words, error=AttributeError)
 
 
 def test_unknown_parameter():

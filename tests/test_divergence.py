@@ -33,7 +33,11 @@ def test_kind_of_error():
 )
 def test_divergence_of_a_new_model(cls, learning_rate, params):
     fm = cls(solver="sgd", learning_rate=learning_rate, random_state=0, max_iter=100, **params)
-    words = [f"learning_rate={learning_rate:g}", f"largest |x| is {ROWS.data.max():g}", "solver 'sgd'"]
+    words = [
+        f"learning_rate (it was {learning_rate:g})",
+        f"largest |x| is {ROWS.data.max():g}",
+        "solver 'sgd'",
+    ]
     y = TARGETS[cls]
     assert_diverges(lambda: fm.fit(ROWS, y), [fm, ROWS, y], *words)
     assert not hasattr(fm, "model_")
@@ -52,7 +56,7 @@ def test_divergence_of_a_model_that_goes_on(cls, learning_rate):
     fm = cls(max_iter=3, warm_start=True, **sound).fit(ROWS, y)
 
     fm.set_params(learning_rate=learning_rate, max_iter=100)
-    assert_diverges(lambda: fm.fit(ROWS, y), [fm, ROWS, y], f"learning_rate={learning_rate:g}")
+    assert_diverges(lambda: fm.fit(ROWS, y), [fm, ROWS, y], f"(it was {learning_rate:g})")
     # Of a batch, only the rows of the table that it touches are kept and put back.
     batch, batch_y = ROWS[:9, :], y[:9]
     batch.data[:] = 1e30
@@ -69,7 +73,7 @@ def test_divergence_of_a_model_that_goes_on(cls, learning_rate):
 
 def test_divergence_of_a_linear_model():
     fm = FMRegressor(n_factors=0, solver="sgd", learning_rate=10.0, random_state=0)
-    assert_diverges(lambda: fm.fit(ROWS, TARGETS[FMRegressor]), [fm], "learning_rate=10 ")
+    assert_diverges(lambda: fm.fit(ROWS, TARGETS[FMRegressor]), [fm], "(it was 10) ")
 
 
 @pytest.mark.parametrize("learning_rate", [0.5, 1.0, 2.0])

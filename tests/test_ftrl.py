@@ -191,21 +191,6 @@ def test_a_planted_model_with_few_weights_is_recovered(planted, cls, correlation
 # -- settings ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", [FMRegressor, FMClassifier])
-@pytest.mark.parametrize("solver", ["sgd", "adagrad"])
-def test_l1_with_another_solver_is_one_clear_error(planted, cls, solver):
-    X, _, score = planted
-    X, y = X[:20], labels(score[:20])
-    fm = cls(solver=solver, l1_w=0.1)
-    message = f"^The parameter l1_w of {cls.__name__} is 0.1 with solver='{solver}', .* only solver='ftrl'"
-    with pytest.raises(ValueError, match=message):
-        fm.fit(X, y)
-    with pytest.raises(ValueError, match=message):
-        fm.partial_fit(X, y, **({"classes": [0, 1]} if cls is FMClassifier else {}))
-    assert not hasattr(fm, "w_")
-    fm.set_params(l1_w=0.0).fit(X, y)
-
-
 @pytest.mark.parametrize("l1_w", [-1e-9, -1.0, np.nan, np.inf, "1", None, True])
 def test_l1_must_be_a_finite_number_of_at_least_0(planted, l1_w):
     X, _, score = planted

@@ -22,10 +22,10 @@ from kernel_calls import (
     train,
 )
 from numpy.testing import assert_allclose, assert_array_equal
+from problems import STOCHASTIC
 
 from fmfast.table import ParameterTable
 
-SOLVERS = ["sgd", "adagrad", "ftrl"]
 FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 128, 200]
 
 
@@ -225,7 +225,7 @@ def test_a_step_of_sgd_is_the_gradient(core, loss, n_factors, reg, weight):
         assert_allclose(actual, gradient, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STOCHASTIC)
 @pytest.mark.parametrize("loss", reference.LOSSES)
 def test_a_step_of_float32(core, loss, solver):
     """The same step as in float64, to the precision of float32."""

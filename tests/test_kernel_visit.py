@@ -18,12 +18,12 @@ from kernel_calls import (
     train,
 )
 from numpy.testing import assert_allclose, assert_array_equal
+from problems import STOCHASTIC
 
 from fmfast._dispatch import available_levels, load_core
 from fmfast.table import ParameterTable
 
 LEVELS = available_levels()
-SOLVERS = ["sgd", "adagrad", "ftrl"]
 FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 128, 200]
 
 
@@ -111,7 +111,7 @@ def test_no_runs(core):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STOCHASTIC)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_divergence_returns_infinity(core, dtype, solver):
     rng = np.random.default_rng(16)
@@ -150,7 +150,7 @@ def test_large_scores_are_no_divergence(core):
 
 @pytest.mark.parametrize("n_factors", [0, 1, 8, 9, 64, 65])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STOCHASTIC)
 def test_training_touches_nothing_but_its_features(core, solver, dtype, n_factors):
     """Not the padding, nor the rows of absent features, nor what lies before and behind the table."""
     rng = np.random.default_rng(19)
@@ -212,7 +212,7 @@ def trained(level, n_factors, solver, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-11)])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STOCHASTIC)
 @pytest.mark.parametrize("n_factors", [0, 5, 8, 16, 32, 64, 70])
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_levels_agree(level, n_factors, solver, dtype, rtol):

@@ -13,31 +13,62 @@ import pytest
 import fmfast
 
 PACKAGE = Path(fmfast.__file__).parent
-EXTENSIONS = ("_core", "_cpu", "_csr", "_table")  # with their builds for instruction sets, as _core_v3
+EXTENSIONS = (
+    "_coordinate",
+    "_core",
+    "_cpu",
+    "_csr",
+    "_decimal",
+    "_table",
+    "_text",
+)  # with their builds for instruction sets, as _core_v3
 
 # Lowest first: a module may import what stands above it in this list, and nothing else of fmfast.
 LAYERS = [
-    # the bottom: words for errors, arrays from outside
+    # the bottom: words for errors, files, arrays from outside
     "exceptions",
     "_sklearn",
+    "_files",
+    "parameters",
     "validation",
     "targets",
+    # columns of strings and numbers from outside; these know no model
+    "encoder.dataframes",
+    "encoder.values",
+    "encoder.fields",
+    "encoder",
     # kernels, and the model in them; these know no solver
     "_dispatch",
     "config",
     "table",
     "model",
+    "columns",
+    # data on disk
+    "_streams",
+    "_batches",
+    "_reader",
+    "store",
+    "text",
+    "_convert",
     # these know no estimator
+    "solvers.threads",
     "solvers.sgd",
+    "solvers.sweep",
+    "solvers.als",
+    "solvers.gibbs",
     "solvers",
+    "posterior",
     "training",
+    "sampling",
     "metrics",
-    "parameters",
     "modelfile",
     # the surface
     "_docs",
+    "base",
+    "tasks",
     "machine",
     "estimators",
+    "bayesian",
     "__init__",
     # what is built on it
     "datasets",
@@ -46,9 +77,15 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-KERNEL_USERS = {"_dispatch", "validation"}
+KERNEL_USERS = {"_dispatch", "validation", "_reader", "text"}
 LIBRARIES = {"numpy", "scipy"}
-OPTIONAL = {"_sklearn": {"sklearn"}, "demo": {"matplotlib"}}  # imported where they are used, not at the top
+# Imported where they are used, not at the top; `compression` is of the standard library from 3.14 on.
+OPTIONAL = {
+    "_batches": {"pyarrow"},
+    "_sklearn": {"sklearn"},
+    "_streams": {"compression", "zstandard"},
+    "demo": {"matplotlib"},
+}
 
 
 def sources():
@@ -106,9 +143,10 @@ def test_imports_point_one_way(name):
 
 def test_the_reader_of_imports_finds_them():
     """The tests here would pass on anything if it did not."""
-    assert set(own_imports("targets")) == {"_sklearn", "validation"}
+    assert set(own_imports("targets")) == {"_sklearn", "exceptions", "validation"}
     assert {"_csr"} <= set(own_imports("validation"))
-    assert {"solvers.sgd", "solvers", "model", "table"} <= set(own_imports("training"))
+    assert {"solvers", "model", "posterior", "table"} <= set(own_imports("training"))
+    assert {"solvers.als", "solvers.sgd"} <= set(own_imports("solvers"))
     assert "sklearn.utils" in set(imports_of(SOURCES["_sklearn"]))
     assert set(own_imports("__init__")) >= {"estimators", "exceptions", "model", "modelfile"}
 
@@ -143,7 +181,9 @@ def test_kernels_import_no_python(path):
 
 
 def test_all_kernels_are_seen():
-    assert {path.name for path in KERNELS} >= {"_core.pyx", "_csr.pyx", "_table.pyx", "_losses.pxd"}
+    assert {path.name for path in KERNELS} >= {
+        *("_coordinate.pyx", "_core.pyx", "_csr.pyx", "_table.pyx", "_losses.pxd")
+    }
 
 
 # -- in a process of its own -------------------------------------------------------------------

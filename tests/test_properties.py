@@ -249,11 +249,12 @@ def training_data(draw):
     n_samples, n_features = draw(st.integers(2, 20)), draw(st.integers(1, 6))
     X = draw(hnp.arrays(np.float64, (n_samples, n_features), elements=quarters))
     kind = draw(st.sampled_from([FMRegressor, FMClassifier]))
+    solver = draw(st.sampled_from(["sgd", "adagrad", "als"]))
     estimator = kind(
         draw(st.sampled_from([0, 3, 8])),
-        solver=draw(st.sampled_from(["sgd", "adagrad"])),
+        solver=solver,
         max_iter=2,
-        learning_rate=1e-3,
+        learning_rate=None if solver == "als" else 1e-3,
         random_state=draw(seeds),
     )
     return X, np.arange(n_samples) % 2, estimator

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import sklearn.exceptions
 from numpy.testing import assert_array_equal
+from problems import STOCHASTIC, train_on
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -25,21 +26,25 @@ from fmfast import FMClassifier, FMRegressor
 from fmfast.solvers import SOLVERS
 
 ESTIMATORS = [cls(solver=solver) for cls in (FMRegressor, FMClassifier) for solver in SOLVERS]
+ESTIMATORS += [cls(solver="als", dtype="float64") for cls in (FMRegressor, FMClassifier)]
 
-VISITS = "a stochastic solver visits a repeated sample twice, but a sample of weight 2 once"
-EXPECTED_FAILURES = {
-    "check_sample_weight_equivalence_on_dense_data": VISITS,
-    "check_sample_weight_equivalence_on_sparse_data": VISITS,
-}
+
+def expected_failures(estimator):
+    """Weights are as good as repetitions where all samples count at once, up to rounding."""
+    if estimator.solver in STOCHASTIC:
+        why = "a stochastic solver visits a repeated sample twice, but a sample of weight 2 once"
+    elif estimator.dtype == "float32":
+        why = "equal up to the rounding of float32, where the check wants more"
+    else:
+        return {}
+    return {f"check_sample_weight_equivalence_on_{kind}_data": why for kind in ("dense", "sparse")}
 
 
 with warnings.catch_warnings():
     # The estimators have no base class of scikit-learn: fmfast does not depend on it.
     warnings.filterwarnings("ignore", "Estimator FM.* does not inherit from", UserWarning)
 
-    @parametrize_with_checks(
-        ESTIMATORS, expected_failed_checks=lambda estimator: EXPECTED_FAILURES, xfail_strict=True
-    )
+    @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures, xfail_strict=True)
     def test_check_of_scikit_learn(estimator, check):
         check(estimator)
 
@@ -133,7 +138,10 @@ def test_grid_search_finds_the_better_setting(ratings):
 def test_cross_val_score(estimator, ratings):
     X, rating, high = encoded(ratings)
     y = high if is_classifier(estimator) else rating
-    estimator = clone(estimator).set_params(random_state=0, n_factors=4, max_iter=60, reg_V=0.0)
+    estimator = clone(estimator).set_params(random_state=0, n_factors=4, max_iter=60)
+    if estimator.solver in STOCHASTIC:
+        # They stop long before the optimum; exact least squares would learn the noise by heart.
+        estimator.set_params(reg_V=0.0)
     if estimator.solver == "sgd":
         estimator.set_params(learning_rate=0.1, init_std=0.1)  # 400 samples are few for the default
     scores = cross_val_score(estimator, X, y, cv=3)
@@ -181,12 +189,12 @@ def test_copies_predict_and_train_alike(copied, labels, solver, ratings):
     assert_array_equal(twin.V_, fm.V_)
 
     before = fm.predict(X)
-    twin.partial_fit(X, y)
+    train_on(twin, X, y)
     # The copy shares no memory with its original...
     assert_array_equal(fm.predict(X), before)
     assert not np.array_equal(twin.V_, fm.V_)
     # ... and goes on exactly as the original would.
-    fm.partial_fit(X, y)
+    train_on(fm, X, y)
     assert_array_equal(twin.V_, fm.V_)
     assert_array_equal(twin.w_, fm.w_)
     assert_array_equal(twin.w0_, fm.w0_)

@@ -9,7 +9,8 @@ import signal
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from problems import CASES, IDS, STOCHASTIC, quantile_classes
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fmfast import FMClassifier, FMRegressor
@@ -20,15 +21,13 @@ X, X_VALID = (sp.random_array((n, 30), density=0.3, rng=rng, format="csr") for n
 SIGNAL = rng.normal(size=30)
 # More noise than signal: after a few epochs, a machine learns the noise by heart.
 Y, Y_VALID = (rows @ SIGNAL + 2.0 * rng.normal(size=rows.shape[0]) for rows in (X, X_VALID))
-CASES = [(FMRegressor, None), (FMClassifier, 2), (FMClassifier, 3)]
-IDS = ["regressor", "two classes", "three classes"]
 # Overfits within a few epochs with any solver.
-RATES = {"adagrad": 0.5, "sgd": 0.05, "ftrl": 0.5}
+RATES = {"adagrad": 0.5, "sgd": 0.05, "ftrl": 0.5, "als": None}
 LEARN_BY_HEART = {"reg_w": 0.0, "reg_V": 0.0, "max_iter": 300, "random_state": 0}
 
 
 def labels(y, n_classes):
-    return y if n_classes is None else np.digitize(y, np.quantile(Y, np.arange(1, n_classes) / n_classes))
+    return quantile_classes(y, n_classes, of=Y)
 
 
 def scores_of(fm):
@@ -205,7 +204,9 @@ def test_scoring_gets_labels_and_predictions():
 def test_history(cls, n_classes, solver):
     y = labels(Y, n_classes)
     weight = rng.uniform(0.5, 2.0, 400)
-    fm = cls(solver=solver, max_iter=5, random_state=0).fit(X, y, sample_weight=weight)
+    # Without a penalty: alternating least squares lowers the penalised loss, the others mostly either.
+    settings = {"solver": solver, "reg_w": 0.0, "reg_V": 0.0, "random_state": 0}
+    fm = cls(max_iter=5, **settings).fit(X, y, sample_weight=weight)
     assert [list(record) for record in fm.history_] == [["epoch", "loss", "validation_score", "seconds"]] * 5
     assert [record["epoch"] for record in fm.history_] == [1, 2, 3, 4, 5]
     assert scores_of(fm) == [None] * 5
@@ -213,11 +214,14 @@ def test_history(cls, n_classes, solver):
     losses = [record["loss"] for record in fm.history_]
     assert losses[0] > losses[-1] > 0
 
-    # The loss is the weighted mean over the training data: what a machine that stands still is worth.
-    still = cls(solver=solver, max_iter=1, random_state=0, learning_rate=1e-12).fit(X, y)
+    # The loss is the weighted mean over the training data: what a machine that stands still is worth, or
+    # that learns from all samples at once.
+    settings = {"solver": solver, "max_iter": 1, "random_state": 0}
+    if solver in STOCHASTIC:
+        settings["learning_rate"] = 1e-12
+    still = cls(**settings).fit(X, y)
     repeated = np.repeat(np.arange(400), 1 + np.arange(400) % 3)
-    fm = cls(solver=solver, max_iter=1, random_state=0, learning_rate=1e-12)
-    fm.fit(X, y, sample_weight=1 + np.arange(400) % 3)
+    fm = cls(**settings).fit(X, y, sample_weight=1 + np.arange(400) % 3)
     assert fm.history_[0]["loss"] == pytest.approx(-negative_loss(fm, X[repeated], y[repeated]), rel=1e-6)
     assert still.history_[0]["loss"] == pytest.approx(-negative_loss(still, X, y), rel=1e-6)
 
@@ -301,7 +305,8 @@ def state_of(fm):
 def test_a_fit_that_is_broken_off_leaves_all_as_it_was(cls, n_classes, solver, broken, error):
     y = labels(Y, n_classes)
     data = {"X": X, "y": y, "eval_set": (X_VALID, labels(Y_VALID, n_classes))}
-    new = cls(solver=solver, random_state=0, max_iter=5, **broken)
+    settings = {"solver": solver, "random_state": 0, "dtype": "float64"}
+    new = cls(max_iter=5, **settings, **broken)
     interrupt.at = 2
     before = state_of(new)
     with pytest.raises(error):
@@ -309,7 +314,7 @@ def test_a_fit_that_is_broken_off_leaves_all_as_it_was(cls, n_classes, solver, b
     assert state_of(new) == before
     assert not hasattr(new, "model_")
 
-    fm = cls(solver=solver, random_state=0, max_iter=3).fit(**data)
+    fm = cls(max_iter=3, **settings).fit(**data)
     interrupt.at = 5
     for more in ({}, {"warm_start": True}, {"warm_start": True, "early_stopping": True}):
         fm.set_params(max_iter=6, **more, **broken)
@@ -318,7 +323,7 @@ def test_a_fit_that_is_broken_off_leaves_all_as_it_was(cls, n_classes, solver, b
             fm.fit(**data)
         assert state_of(fm) == before
 
-    if "callbacks" in broken:
+    if "callbacks" in broken and solver in STOCHASTIC:
         interrupt.at = 4
         with pytest.raises(error):
             fm.partial_fit(X, y)
@@ -326,7 +331,9 @@ def test_a_fit_that_is_broken_off_leaves_all_as_it_was(cls, n_classes, solver, b
 
     # It goes on as if it had never been broken off.
     fm.set_params(callbacks=None, scoring="loss", early_stopping=False, max_iter=2).fit(**data)
-    straight = cls(solver=solver, random_state=0, max_iter=5).fit(**data)
-    assert_array_equal(fm.model_.table.rows, straight.model_.table.rows)
-    assert_array_equal(fm.model_.table.bias, straight.model_.table.bias)
-    assert scores_of(fm) == scores_of(straight)
+    straight = cls(max_iter=5, **settings).fit(**data)
+    if solver in STOCHASTIC:
+        assert_array_equal(fm.model_.table.rows, straight.model_.table.rows)
+        assert_array_equal(fm.model_.table.bias, straight.model_.table.bias)
+    # Alternating least squares computes its residuals anew when it goes on.
+    assert_allclose(scores_of(fm), scores_of(straight), rtol=0 if solver in STOCHASTIC else 1e-9)

@@ -146,6 +146,7 @@ class AlsRun:
         if self._executor is not None:
             self._executor.shutdown()
 
+    @np.errstate(all="ignore")  # what diverges is found by its loss
     def run_epoch(self, epoch: int) -> float:
         """Update every parameter once; returns the sum of weight * loss after it."""
         table, sweeper, executor = self._table, self._sweeper, self._executor

@@ -42,10 +42,15 @@ SHAPE = 1.0
 RATE = 1.0
 KAPPA = 1.0
 
-# Iterations for which the precisions of V stay what they were at the start. V begins without any knowledge of
-# the data; were its precisions drawn at once, they could take that for a sign that there are no
-# interactions, grow, and hold V at zero for good.
-_N_HELD = 20
+# V begins without any knowledge of the data. Were its precisions drawn at once, they could take that for a
+# sign that there are no interactions, grow, and hold V at zero for good. So for the first iterations they are
+# given: the variance of V's prior grows to `v_variance`, from this part of it.
+_N_HELD = 30
+_HELD_START = 1 / 8
+
+# Whatever V starts with, its prior is neither a wall nor nothing.
+_LEAST_VARIANCE = 1e-12
+
 # Iterations between two computations of the residuals from scratch: updates add up rounding errors.
 _REFRESH = 16
 
@@ -68,7 +73,7 @@ class ChainState:
     mean, precision : float64 ndarray of shape (n_outputs, n_groups, n_factors + 1)
         mu and lambda of the factors and, last, of w.
     v_variance : float
-        Expected square of an element of V before anything is known; the scale of its prior.
+        Expected square of an element of V before anything is known: the scale of its hyperprior.
     seed : int
     n_iterations : int
         Iterations so far.
@@ -95,11 +100,11 @@ class ChainState:
     ) -> ChainState:
         """A chain before its first iteration: random V, all else 0."""
         table = ParameterTable(n_outputs, len(groups), n_factors, 0, dtype)
-        table.initialize(init_std, seed, np.empty(0), np.zeros(table.bias.shape[1] - 1))
+        start = init_std * np.sqrt(_HELD_START)
+        table.initialize(start, seed, np.empty(0), np.zeros(table.bias.shape[1] - 1))
         shape = (n_outputs, int(groups.max()) + 1, n_factors + 1)
-        precision = np.full(shape, 1.0 / init_std**2 if init_std else 1.0)
-        precision[:, :, -1] = 1.0
-        return cls(table, groups, np.ones(n_outputs), np.zeros(shape), precision, init_std**2 or 1.0, seed)
+        variance = float(np.clip(init_std * init_std, _LEAST_VARIANCE, 1.0 / _LEAST_VARIANCE))
+        return cls(table, groups, np.ones(n_outputs), np.zeros(shape), np.ones(shape), variance, seed)
 
     @property
     def n_groups(self) -> int:
@@ -224,9 +229,11 @@ class GibbsSampler:
         scatter = np.maximum(square - linear * mean, 0.0)
         precision = rng.gamma((SHAPE + n) / 2, size=(n_groups, size)) / ((rate + scatter) / 2)
         mean += rng.standard_normal((n_groups, size)) / np.sqrt((n + KAPPA) * precision)
-        drawn = slice(-1, None) if chain.n_iterations < _N_HELD else slice(None)
-        chain.mean[output][:, drawn] = mean[:, drawn]
-        chain.precision[output][:, drawn] = precision[:, drawn]
+        if chain.n_iterations < _N_HELD:
+            growth = _HELD_START ** (1.0 - chain.n_iterations / (_N_HELD - 1))
+            mean[:, :-1] = 0.0
+            precision[:, :-1] = 1.0 / (chain.v_variance * growth)
+        chain.mean[output], chain.precision[output] = mean, precision
 
     def _rng(self, output: int, purpose: int, part: int) -> np.random.Generator:
         """An independent stream of random numbers for every use."""

@@ -24,9 +24,9 @@ from fmfast.validation import SparseRows
 
 BLOCK_SIZE: int = coordinate.BLOCK_SIZE
 _PART_ROWS = 1 << 16
-# Variance of the pairwise term at the start, where the target of a regression has the variance 1, and the
-# noise of the latent variable of a classification too.
-_PAIRS_VARIANCE = {"regression": 1 / 64, "classification": 1.0}
+# Variance of the pairwise term that is expected of a machine, where the target of a regression has the
+# variance 1, and the noise of the latent variable of a classification too.
+_PAIRS_VARIANCE = {"regression": 1 / 8, "classification": 1.0}
 
 _NO_COUNTS: NDArray[np.float64] = np.empty(0)
 
@@ -176,7 +176,7 @@ def starting_std(rows: SparseRows, weight: NDArray[np.float64], n_factors: int, 
     """A standard deviation s of V with which the pairs of a row have the variance `_PAIRS_VARIANCE`.
 
     That is chosen by trial: with much less, V takes long to leave zero, or never does; with much more, the
-    first iterations fit the noise. The pairwise term of row i has the variance
+    first iterations fit the noise (`bench/README.md`). The pairwise term of row i has the variance
     k s^4 sum_{j<l} x_ij^2 x_il^2; the sum is ((sum_j x_ij^2)^2 - sum_j x_ij^4) / 2, here with the
     (weighted) means of both.
     """
