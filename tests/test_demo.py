@@ -140,12 +140,12 @@ def test_failure_is_one_line_and_exits_with_1(tmp_path):
     assert str(file) in process.stderr
 
 
-def test_interruption_is_one_line_and_exits_with_1(tmp_path, monkeypatch, capsys):
+def test_interruption_is_one_line_and_exits_with_130(tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fmfast.demo, "run", interrupted)
-    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "fmfast: interrupted.\n"
 
 

@@ -74,6 +74,16 @@ LAYERS = [
     "datasets",
     "numpy_baseline",
     "demo",
+    "cli.options",
+    "cli.data",
+    "cli.cache",
+    "cli.progress",
+    "cli.train",
+    "cli.predict",
+    "cli.evaluate",
+    "cli.convert",
+    "cli.info",
+    "cli.demo",
     "cli",
     "__main__",
 ]
@@ -84,6 +94,8 @@ OPTIONAL = {
     "_batches": {"pyarrow"},
     "_sklearn": {"sklearn"},
     "_streams": {"compression", "zstandard"},
+    "cli.data": {"pyarrow"},
+    "cli.progress": {"tqdm"},
     "demo": {"matplotlib"},
 }
 
