@@ -50,5 +50,7 @@ if X86_64:
 setup(
     ext_modules=cythonize(
         extensions, compiler_directives={"boundscheck": True, "cdivision": False} if DEBUG else {}
-    )
+    ),
+    # The compiler takes most of the time, one process per module.
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )
