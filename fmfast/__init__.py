@@ -5,9 +5,10 @@ score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                    
 
 from importlib.metadata import version as _version
 
-from fmfast import text
+from fmfast import libfm, text
 from fmfast._convert import convert
 from fmfast.bayesian import BayesianFMClassifier, BayesianFMRegressor
+from fmfast.checkpoint import Checkpoint
 from fmfast.config import show_config
 from fmfast.encoder import FeatureEncoder
 from fmfast.estimators import FMClassifier, FMRegressor
@@ -28,6 +29,7 @@ __version__ = _version("fmfast")
 __all__ = [
     "BayesianFMClassifier",
     "BayesianFMRegressor",
+    "Checkpoint",
     "DataConversionWarning",
     "Dataset",
     "DatasetError",
@@ -40,6 +42,7 @@ __all__ = [
     "NotFittedError",
     "TextFormatError",
     "convert",
+    "libfm",
     "load",
     "open_dataset",
     "show_config",

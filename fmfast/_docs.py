@@ -102,6 +102,11 @@ sample_weight : array-like of shape (n_samples,) or None
     Non-negative; a weight multiplies the sample's loss and penalty.
 eval_set : tuple (X, y) or None
     Validation data, scored after every epoch.
+resume_from : str, path-like or None
+    Directory of a `fmfast.Checkpoint`: go on from the last checkpoint in it, with the same settings and data
+    (`n_jobs`, `verbose` and `callbacks` may differ). An empty or missing directory means a new start, so that
+    the same call may be repeated until it succeeds. Of a damaged last checkpoint the one before it is taken,
+    with a warning.
 
 Returns
 -------
@@ -110,7 +115,10 @@ self
 Raises
 ------
 ValueError, TypeError
-    For settings or data that cannot be used; the estimator stays as it was.
+    For settings or data that cannot be used, or are not those of the checkpoints; the estimator stays as
+    it was.
+ModelFileError
+    If all checkpoints in `resume_from` are damaged.
 DivergenceError
     If scores or parameters stop being finite; the estimator stays as it was."""
 
@@ -202,6 +210,11 @@ y : array-like of shape (n_samples,)"""
 _BAYESIAN_FIT_END = """\
 eval_set : tuple (X, y) or None
     Validation data, scored after every iteration.
+resume_from : str, path-like or None
+    Directory of a `fmfast.Checkpoint`: go on from the last checkpoint in it, with the same settings and data
+    (`n_jobs`, `verbose` and `callbacks` may differ). An empty or missing directory means a new start, so that
+    the same call may be repeated until it succeeds. Of a damaged last checkpoint the one before it is taken,
+    with a warning.
 
 Returns
 -------
@@ -210,7 +223,10 @@ self
 Raises
 ------
 ValueError, TypeError
-    For settings or data that cannot be used; the estimator stays as it was.
+    For settings or data that cannot be used, or are not those of the checkpoints; the estimator stays as
+    it was.
+ModelFileError
+    If all checkpoints in `resume_from` are damaged.
 DivergenceError
     If the chain stops being finite; the estimator stays as it was."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +14,15 @@ from numpy.typing import NDArray
 from fmfast import targets as check_y
 from fmfast import validation as check
 from fmfast._sklearn import not_fitted_error
+from fmfast.checkpoint import ResumableFit, identity_of
 from fmfast.encoder import FeatureEncoder
-from fmfast.modelfile import save_model
+from fmfast.exceptions import ModelFileError
+from fmfast.modelfile import check_saveable, plain_params, save_model
 from fmfast.parameters import BaseEstimator, check_param
-from fmfast.training import Examples
+from fmfast.training import Callback, Examples, Progress
+
+_LABELS = ("classes", "feature_names")
+_NO_MATTER = ("callbacks", "n_jobs", "verbose")  # to the outcome of a fit
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
@@ -28,10 +35,12 @@ class Machine(BaseEstimator, ABC):
 
     # Of every constructor.
     dtype: str
+    callbacks: Sequence[Callback] | None
     encoder: FeatureEncoder | None
     n_factors: int
     n_jobs: int | None
     random_state: RandomState
+    solver: str
 
     # Set by fit.
     model_: Any
@@ -152,6 +161,54 @@ class Machine(BaseEstimator, ABC):
                     f"{what} continues a model with {parameter}={then}, but {parameter} is now {now}; "
                     "set it back, or fit anew with warm_start=False."
                 )
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def _resume(
+        self,
+        resume_from: str | os.PathLike[str] | None,
+        examples: Examples,
+        validation: Examples | None,
+        meaning: dict[str, Any],
+        is_new: bool,
+    ) -> tuple[Any, Progress | None, Callable[[Any, Progress], None]]:
+        """Model and progress to go on from, None for a new start; and what writes the checkpoints."""
+        history = [] if is_new else self.history_
+
+        def identity() -> dict[str, Any]:
+            # What no checkpoint can hold is refused now, not after an epoch.
+            check_saveable(self, meaning.get("classes"))
+            labels = [None if meaning.get(key) is None else meaning[key].tolist() for key in _LABELS]
+            return identity_of(self._settings(), examples, validation, labels, len(history))
+
+        def keep(model: Any, progress: Progress) -> None:
+            checkpoints.keep(progress, lambda: self._published(model, history, progress))
+
+        checkpoints = ResumableFit(self.callbacks or (), resume_from, identity)
+        resumed = checkpoints.begin()
+        if resumed is None:
+            return None, None, keep
+        model, progress = resumed
+        sizes = (model.n_features, model.n_factors, model.dtype, model.solver)
+        expected = (examples.rows.n_features, self.n_factors, np.dtype(self.dtype), self.solver)
+        if sizes != expected:  # a kernel would leave the table
+            raise ModelFileError(
+                f"The checkpoint in {str(resume_from)!r} holds a model of other sizes or another solver than "
+                "it says; remove it."
+            )
+        if is_new:
+            self._seed()  # whoever shares the generator finds it as after a fit without interruption
+        return model, progress, keep
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides about the outcome of a fit, as JSON can hold it."""
+        return {key: value for key, value in plain_params(self).items() if key not in _NO_MATTER}
+
+    def _published(self, model: Any, history: list[dict[str, Any]], progress: Progress) -> Self:
+        """Another estimator, fitted with this model; nothing is copied."""
+        other = copy.copy(self)
+        other._publish(model, history + progress.history, len(progress.history))
+        return other
 
     # -- what was learned ------------------------------------------------------------------------
 

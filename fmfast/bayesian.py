@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from abc import ABC
 from collections.abc import Sequence
 from typing import Any, Literal, Self, overload
@@ -31,6 +33,7 @@ class BayesianMachine(Machine, ABC):
 
     _is_bayesian = True
     model_: Posterior
+    solver = "gibbs"  # not a setting: there is no other
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class BayesianMachine(Machine, ABC):
         """Draws from the posterior that predictions are averaged over."""
         return len(self._fitted_model("n_kept_samples_").draws)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any, resume_from: Any) -> Self:
         check_params(self)
         is_new = not (self.warm_start and self.__sklearn_is_fitted__())
         examples, meaning = self._check_data(X, y, sample_weight, "" if is_new else "warm_start=True")
@@ -91,8 +94,10 @@ class BayesianMachine(Machine, ABC):
         validation = None
         if eval_set is not None:
             validation = self._check_eval_set(eval_set, examples.rows.n_features, meaning)
+        posterior, progress, keep = self._resume(resume_from, examples, validation, meaning, is_new)
         # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
-        posterior = self._new_posterior(examples, meaning, groups) if is_new else self.model_
+        if progress is None:
+            posterior = self._new_posterior(examples, meaning, groups) if is_new else self.model_
         posterior, history = draw_samples(
             posterior,
             examples,
@@ -103,9 +108,15 @@ class BayesianMachine(Machine, ABC):
             callbacks=self.callbacks or (),
             n_threads=count_threads(self.n_jobs, examples.rows.n_samples),
             verbose=bool(self.verbose),
+            progress=progress,
+            keep=keep,
         )
         self._publish(posterior, history if is_new else self.history_ + history, len(history))
         return self
+
+    def _settings(self) -> dict[str, Any]:
+        groups = None if self.groups is None else zlib.crc32(repr(np.asarray(self.groups).tolist()).encode())
+        return super()._settings() | {"groups": groups}
 
     def _check_settings(self) -> None:
         if self.n_iter <= self.n_burn_in and not (self.warm_start and self.__sklearn_is_fitted__()):
@@ -182,6 +193,7 @@ class BayesianFMRegressor(RegressionTask, BayesianMachine):
         sample_weight: ArrayLike | None = None,
         *,
         eval_set: tuple[Any, ArrayLike] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
     ) -> Self:
         """{bayesian_fit}
         sample_weight : array-like of shape (n_samples,) or None
@@ -189,7 +201,7 @@ class BayesianFMRegressor(RegressionTask, BayesianMachine):
 
         {bayesian_fit_end}
         """
-        return self._fit(X, y, sample_weight, eval_set)
+        return self._fit(X, y, sample_weight, eval_set, resume_from)
 
     @overload
     def predict(self, X: Any, return_std: Literal[False] = False) -> NDArray[np.float64]: ...
@@ -281,12 +293,19 @@ class BayesianFMClassifier(ClassificationTask, BayesianMachine):
     array(['same', 'other', 'other', 'same'], dtype='<U5')
     """
 
-    def fit(self, X: Any, y: ArrayLike, *, eval_set: tuple[Any, ArrayLike] | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        *,
+        eval_set: tuple[Any, ArrayLike] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """{bayesian_fit}
 
         {bayesian_fit_end}
         """
-        return self._fit(X, y, None, eval_set)
+        return self._fit(X, y, None, eval_set, resume_from)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores Phi^-1(p), p being the probability of the second class, or of each class.

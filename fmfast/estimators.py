@@ -58,6 +58,49 @@ class FMRegressor(RegressionTask, FactorizationMachine):
         """
         return self._raw_scores(X, "predict")
 
+    @classmethod
+    def from_arrays(
+        cls,
+        w0: float,
+        w: ArrayLike,
+        V: ArrayLike,
+        *,
+        feature_names: ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
+        """A fitted regressor with given parameters, wherever they come from.
+
+        It predicts and can be saved. It cannot be trained further, since parameters alone do not say where a
+        solver stood: `partial_fit` and `warm_start` refuse.
+
+        Parameters
+        ----------
+        w0 : float
+        w : array-like of shape (n_features,)
+        V : array-like of shape (n_features, n_factors)
+            score(x) = w0 + <w, x> + sum_{j<l} <v_j, v_l> x_j x_l is the prediction.
+        feature_names : array-like of str of shape (n_features,) or None
+        **params
+            Constructor arguments but n_factors. Unless dtype is one of them, it is "float32" if both w and V
+            have it, else "float64".
+
+        Returns
+        -------
+        FMRegressor
+
+        Raises
+        ------
+        ValueError, TypeError
+            For shapes that do not fit together, numbers that are not finite in dtype.
+
+        Examples
+        --------
+        >>> from fmfast import FMRegressor
+        >>> FMRegressor.from_arrays(1.0, [2.0, 3.0], [[1.0], [0.5]]).predict([[1.0, 1.0]])
+        array([6.5])
+        """
+        return cls._from_arrays(w0, w, V, None, feature_names, params)
+
 
 @saveable
 @documented
@@ -127,3 +170,52 @@ class FMClassifier(ClassificationTask, FactorizationMachine):
             Every row sums to 1. One-versus-rest probabilities are divided by their sum.
         """
         return class_probabilities(self._raw_scores(X, "predict_proba"))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        w0: ArrayLike,
+        w: ArrayLike,
+        V: ArrayLike,
+        classes: ArrayLike,
+        *,
+        feature_names: ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
+        """A fitted classifier with given parameters, wherever they come from.
+
+        It predicts and can be saved. It cannot be trained further, since parameters alone do not say where a
+        solver stood: `partial_fit` and `warm_start` refuse.
+
+        Parameters
+        ----------
+        w0 : float, or array-like of shape (n_classes,) with more than two classes
+        w : array-like of shape (n_features,) or (n_classes, n_features)
+        V : array-like of shape (n_features, n_factors) or (n_classes, n_features, n_factors)
+            score(x) = w0 + <w, x> + sum_{j<l} <v_j, v_l> x_j x_l is the log-odds of the second class,
+            or of each class against the rest.
+        classes : array-like of shape (n_classes,)
+            The labels, ascending.
+        feature_names : array-like of str of shape (n_features,) or None
+        **params
+            Constructor arguments but n_factors. Unless dtype is one of them, it is "float32" if both w and V
+            have it, else "float64".
+
+        Returns
+        -------
+        FMClassifier
+
+        Raises
+        ------
+        ValueError, TypeError
+            For shapes that do not fit together, numbers that are not finite in dtype, or classes that are not
+            ascending.
+
+        Examples
+        --------
+        >>> from fmfast import FMClassifier
+        >>> fm = FMClassifier.from_arrays(-1.0, [2.0, 3.0], [[1.0], [0.5]], ["no", "yes"])
+        >>> fm.predict([[1.0, 1.0], [0.0, 0.0]])
+        array(['yes', 'no'], dtype='<U3')
+        """
+        return cls._from_arrays(w0, w, V, classes, feature_names, params)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from fmfast import validation as check
 from fmfast._docs import documented
+from fmfast.arrays import check_growth, model_of_arrays
 from fmfast.base import Machine, RandomState
 from fmfast.encoder import FeatureEncoder
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import check_params
 from fmfast.solvers import SOLVERS, Solver
-from fmfast.training import Callback, Examples, Scoring, Stopping, count_threads, train
+from fmfast.training import Callback, Examples, Progress, Scoring, Stopping, count_threads, train
 
 
 @documented
@@ -96,6 +100,7 @@ class FactorizationMachine(Machine, ABC):
         sample_weight: ArrayLike | None = None,
         *,
         eval_set: tuple[Any, ArrayLike] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
     ) -> Self:
         """{fit}"""
         check_params(self)
@@ -106,11 +111,15 @@ class FactorizationMachine(Machine, ABC):
             validation = self._check_eval_set(eval_set, examples.rows.n_features, meaning)
         elif self.early_stopping:
             n_validation = self._n_validation(examples.rows.n_samples)
+        model, progress, keep = self._resume(resume_from, examples, validation, meaning, is_new)
         # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
-        model = self._new_model(examples, meaning) if is_new else self.model_
+        if progress is None:
+            model = self._new_model(examples, meaning) if is_new else self.model_
         if n_validation:
             examples, validation = examples.split(n_validation, _seed_of(model), model.classes is not None)
-        return self._train(model, examples, validation, self._stopping(), is_new=is_new)
+        return self._train(
+            model, examples, validation, self._stopping(), is_new=is_new, progress=progress, keep=keep
+        )
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         """One epoch over a batch, in the present model or a new one."""
@@ -151,22 +160,27 @@ class FactorizationMachine(Machine, ABC):
 
     def _check_continued(self, rows: check.SparseRows, X: Any, what: str) -> None:
         training = self.model_.training
-        if training is None or training.solver != self.solver:
-            before = None if training is None else training.solver
+        if training is None:
             raise ValueError(
-                f"{what} continues a model trained by solver={before!r}, but solver is now {self.solver!r}; "
-                "set it back, or fit anew with warm_start=False."
+                f"{what} continues a model trained by solver=None, but parameters alone, without the "
+                "state of a solver, can only predict; fit anew with warm_start=False."
+            )
+        if training.solver != self.solver:
+            raise ValueError(
+                f"{what} continues a model trained by solver={training.solver!r}, but solver is now "
+                f"{self.solver!r}; set it back, or fit anew with warm_start=False."
             )
         super()._check_continued(rows, X, what)
 
     def _new_model(self, examples: Examples, meaning: dict[str, Any]) -> FMModel:
         rows = examples.rows
         kind = SOLVERS[self.solver]
-        training = TrainingState(self.solver, self._seed(), rows.mean_row_norm(kind.row_norm_power))
         n_factors = int(self.n_factors)
         init_std = self.init_std
         if init_std is None:
             init_std = kind.starting_std(rows, examples.weight, n_factors, self._task)
+        row_norm = rows.mean_row_norm(kind.row_norm_power)
+        training = TrainingState(self.solver, self._seed(), row_norm, float(init_std))
         classes = meaning.get("classes")
         n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
         table = self._solver(training.row_norm).new_table(
@@ -174,7 +188,7 @@ class FactorizationMachine(Machine, ABC):
             rows.n_features,
             n_factors,
             np.dtype(self.dtype),
-            float(init_std),
+            training.init_std,
             training.seed,
         )
         return FMModel(table, self._task, training=training, **meaning)
@@ -187,6 +201,8 @@ class FactorizationMachine(Machine, ABC):
         stopping: Stopping,
         *,
         is_new: bool,
+        progress: Progress | None = None,
+        keep: Callable[[FMModel, Progress], None] | None = None,
     ) -> Self:
         """Train, and publish the outcome only if that succeeds."""
         assert model.training is not None
@@ -200,7 +216,9 @@ class FactorizationMachine(Machine, ABC):
             callbacks=self.callbacks or (),
             n_threads=count_threads(self.n_jobs, examples.rows.n_samples),
             verbose=bool(self.verbose),
-            undoable=not is_new,
+            undoable=not is_new and progress is None,
+            progress=progress,
+            keep=keep and partial(keep, model),
         )
         self._publish(model, history if is_new else self.history_ + history, len(history))
         return self
@@ -223,6 +241,72 @@ class FactorizationMachine(Machine, ABC):
                 "more samples, an eval_set, or early_stopping=False."
             )
         return n_validation
+
+    # -- the parameters ------------------------------------------------------------------------
+
+    def grow(self, n_features: int, feature_names: Sequence[str] | None = None) -> Self:
+        """Add columns at the end of those that the model knows, without touching what was learned.
+
+        A new column is as it would be, had there been one without an entry all the time: training that
+        goes on by `partial_fit` or `warm_start` has the same outcome to the bit. Until then its V is random
+        (with solver="als" 0) and its w is 0.
+
+        Parameters
+        ----------
+        n_features : int
+            How many columns there are to be.
+        feature_names : sequence of str or None
+            The names of all columns, those of before first; needed if the model has names.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If n_features is less than now, the names do not fit, an encoder makes the columns, or the model
+            is one of `from_arrays`, which knows no initial state.
+        """
+        model = self._fitted_model("grow")
+        names = check_growth(model, n_features, feature_names)
+        training = model.training
+        table = SOLVERS[training.solver].grown_table(
+            model.table, int(n_features), training.init_std, training.seed
+        )
+        grown = replace(model, table=table, feature_names=names, training=replace(training))
+        self._publish(grown, self.history_, self.n_iter_)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters of the fitted model as arrays, in the units of the target.
+
+        Neither an encoder nor the state of the solver is among them; `save` keeps all.
+
+        Returns
+        -------
+        dict
+            "w0", "w" and "V" as the attributes w0_, w_ and V_, as copies; "feature_names", an object ndarray
+            or None; for a classifier "classes". `from_arrays` takes them as its arguments.
+        """
+        model = self._fitted_model("to_dict")
+        arrays = {"w0": model.w0, "w": np.array(model.w), "V": np.array(model.V)}
+        if model.classes is not None:
+            arrays["classes"] = np.array(model.classes)
+        return arrays | {"feature_names": None if model.feature_names is None else model.feature_names.copy()}
+
+    @classmethod
+    def _from_arrays(
+        cls, w0: Any, w: Any, V: Any, classes: Any, feature_names: Any, params: dict[str, Any]
+    ) -> Self:
+        machine = cls(**params)
+        check_params(machine)
+        model = model_of_arrays(w0, w, V, classes, feature_names, params.get("dtype"))
+        machine.set_params(n_factors=model.n_factors, dtype=model.dtype.name)
+        machine._publish(model, [], 0)
+        return machine
 
     # -- prediction ----------------------------------------------------------------------------
 

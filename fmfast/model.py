@@ -37,6 +37,8 @@ class TrainingState:
     row_norm : float
         Size of the rows of the first training data, as the solver measures it: its default learning rate
         depends on it.
+    init_std : float
+        Standard deviation of V at the start, also for rows that are added later.
     n_epochs : int
         Epochs so far.
     """
@@ -44,6 +46,7 @@ class TrainingState:
     solver: str
     seed: int
     row_norm: float
+    init_std: float
     n_epochs: int = 0
 
 
@@ -87,6 +90,11 @@ class FMModel:
     @property
     def n_factors(self) -> int:
         return self.table.n_factors
+
+    @property
+    def solver(self) -> str | None:
+        """What trained it, None if nobody knows."""
+        return None if self.training is None else self.training.solver
 
     @property
     def dtype(self) -> np.dtype:

@@ -16,6 +16,9 @@ A Bayesian machine has no state; the above is where its chain stands, and it has
     mean, precision            (n_outputs, n_groups, n_factors + 1)
     draw0_alpha, ..._bias, ..._w, ..._V, draw1_alpha, ...                    of every draw, as above
 
+A checkpoint (see `fmfast.checkpoint`) is a model file with the state of the training loop besides: arrays
+named loop_..., which the header announces.
+
 Parameters are in solver units (see `fmfast.model`), so that training goes on from a file to the bit.
 They pass from and to the parameter table block by block: no second copy of the table is ever made.
 
@@ -36,6 +39,7 @@ import reprlib
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -71,11 +75,28 @@ def saveable(cls: _Class) -> _Class:
     return cls
 
 
-def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
+@dataclass
+class SavedLoop:
+    """Where the loop of a fit stood, in the file of a checkpoint.
+
+    Attributes
+    ----------
+    identity : dict
+        Settings and data of the fit, as JSON can hold them.
+    is_finished : bool
+    arrays : dict of float32 or float64 ndarray by name
+    """
+
+    identity: dict[str, Any]
+    is_finished: bool
+    arrays: dict[str, NDArray] = field(default_factory=dict)
+
+
+def save_model(path: str | os.PathLike[str], estimator: Any, loop: SavedLoop | None = None) -> None:
     """Write a fitted estimator of a `saveable` class; see its method `save`."""
     # All that can be wrong with the estimator is found before anything is written.
-    header = json.dumps(_header_of(estimator), allow_nan=False).encode()
-    if not _all_finite(estimator.model_):
+    header = json.dumps(_header_of(estimator, loop), allow_nan=False).encode()
+    if not all_finite(estimator.model_):
         raise ValueError(
             "The model has parameters that are not finite, which load would refuse; fit it anew."
         )
@@ -83,6 +104,8 @@ def save_model(path: str | os.PathLike[str], estimator: Any) -> None:
         _write_array(archive, "header", np.frombuffer(header, dtype=np.uint8))
         for name, array in _arrays(estimator.model_).items():
             _write_array(archive, name, array)
+        for name, array in loop.arrays.items() if loop else ():
+            _write_array(archive, f"loop_{name}", array)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -109,12 +132,22 @@ def load(path: str | os.PathLike[str]) -> Any:
     OSError
         If the file cannot be read; FileNotFoundError if there is none.
     """
-    path = os.fsdecode(path)
+    return _load(os.fsdecode(path), with_loop=False)[0]
+
+
+def load_with_loop(path: str) -> tuple[Any, SavedLoop]:
+    """Read a checkpoint: `load`, and the state of the loop besides; ModelFileError if it has none."""
+    estimator, loop = _load(path, with_loop=True)
+    assert loop is not None
+    return estimator, loop
+
+
+def _load(path: str, with_loop: bool) -> tuple[Any, SavedLoop | None]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is not an ordinary file")
         with open(path, "rb") as file:
-            return _read_estimator(file)
+            return _read_estimator(file, with_loop)
     except (*_DAMAGE, OSError) as error:
         # A damaged zip may ask for a place where no file can reach; all else is no fault of the file.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -129,8 +162,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 # -- the header ---------------------------------------------------------------------------------
 
 
-def _header_of(estimator: Any) -> dict[str, Any]:
-    """All of an estimator that is not a parameter of the model, as JSON can hold it."""
+def check_saveable(estimator: Any, classes: NDArray | None) -> None:
+    """Refuse what no file can hold: a derived class, odd labels, invalid settings."""
     name = type(estimator).__name__
     if _CLASSES.get(name) is not type(estimator):
         raise TypeError(
@@ -138,6 +171,13 @@ def _header_of(estimator: Any) -> dict[str, Any]:
             "themselves, since load would not know it; use one of these, or pickle yours."
         )
     check_params(estimator)
+    if classes is not None:
+        _encode_classes(classes)
+
+
+def _header_of(estimator: Any, loop: SavedLoop | None) -> dict[str, Any]:
+    """All of an estimator that is not a parameter of the model, as JSON can hold it."""
+    check_saveable(estimator, estimator.model_.classes)
     model: FMModel | Posterior = estimator.model_
     names = model.feature_names
     training = chain = None
@@ -156,8 +196,8 @@ def _header_of(estimator: Any) -> dict[str, Any]:
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "fmfast_version": version("fmfast"),
-        "class": name,
-        "params": _saved_params(estimator),
+        "class": type(estimator).__name__,
+        "params": plain_params(estimator),
         "task": model.task,
         "n_features": model.n_features,
         "n_factors": model.n_factors,
@@ -173,6 +213,12 @@ def _header_of(estimator: Any) -> dict[str, Any]:
         "history": [
             {key: _encode_number(value) for key, value in record.items()} for record in estimator.history_
         ],
+        "loop": loop
+        and {
+            "identity": loop.identity,
+            "is_finished": loop.is_finished,
+            "arrays": {name: [array.dtype.name, array.shape] for name, array in loop.arrays.items()},
+        },
     }
 
 
@@ -192,6 +238,7 @@ _TRAINING: dict[str, Callable[[Any], bool]] = {
     "solver": _is_solver,
     "seed": _is_count,
     "row_norm": lambda v: _is_float(v) and v >= 0,
+    "init_std": lambda v: _is_float(v) and v >= 0,
     "n_epochs": _is_count,
 }
 
@@ -203,6 +250,26 @@ _CHAIN: dict[str, Callable[[Any], bool]] = {
     "n_groups": lambda v: _is_count(v, 1),
     "n_draws": lambda v: _is_count(v, 1),
     "thinning": lambda v: _is_count(v, 1),
+}
+
+
+def _is_shapes(value: Any) -> bool:
+    """Whether a value is an object of pairs [dtype, shape] by name."""
+    return isinstance(value, dict) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and pair[0] in ("float32", "float64")
+        and isinstance(pair[1], list)
+        and 1 <= len(pair[1]) <= 3
+        and all(map(_is_count, pair[1]))
+        for pair in value.values()
+    )
+
+
+_LOOP: dict[str, Callable[[Any], bool]] = {
+    "identity": lambda v: isinstance(v, dict),
+    "is_finished": lambda v: isinstance(v, bool),
+    "arrays": _is_shapes,
 }
 
 
@@ -248,6 +315,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "chain": (_is_null_or(_CHAIN), "null or where a Markov chain stands"),
     "n_iter": (_is_count, "an integer >= 0"),
     "history": (lambda v: isinstance(v, list) and all(map(_is_record, v)), "a list of records of numbers"),
+    "loop": (_is_null_or(_LOOP), "null or the state of a training loop"),
 }
 
 
@@ -271,7 +339,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"its header holds {name}, which JSON does not have")
 
 
-def _saved_params(estimator: BaseEstimator) -> dict[str, Any]:
+def plain_params(estimator: BaseEstimator) -> dict[str, Any]:
     """Constructor arguments as JSON can hold them; what is left out (callables, generators, an encoder)
     has a default."""
     params = {}
@@ -357,7 +425,7 @@ def _decode_classes(encoded: dict[str, Any]) -> NDArray:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _read_estimator(file: BinaryIO) -> Any:
+def _read_estimator(file: BinaryIO, with_loop: bool) -> tuple[Any, SavedLoop | None]:
     file_size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         members = _members(archive, file_size)
@@ -369,20 +437,39 @@ def _read_estimator(file: BinaryIO) -> Any:
         estimator = _new_estimator(_CLASSES[header["class"]], header["params"])
         model = _empty_model(header, estimator, file_size)
         arrays = _arrays(model)
-        expected = {f"{name}.npy" for name in ("header", *arrays)}
+        promised = header["loop"]["arrays"] if header["loop"] else {}
+        expected = {f"{name}.npy" for name in ("header", *arrays)} | {f"loop_{name}.npy" for name in promised}
         if members.keys() != expected:
             found = reprlib.repr(sorted(members))
             raise ValueError(f"it has the members {found}, where {sorted(expected)} belong")
         for name, array in arrays.items():
             _read_array(archive, members[f"{name}.npy"], array)
-    if not _all_finite(model):
+        loop = _read_loop(archive, members, header["loop"], file_size) if with_loop else None
+    if not all_finite(model):
         raise ValueError("it has parameters that are NaN or infinite")
     if isinstance(model, Posterior):
         _check_chain(model.chain, estimator._task == "classification")
     history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
     estimator.encoder = model.encoder
     estimator._publish(model, history, header["n_iter"])
-    return estimator
+    return estimator, loop
+
+
+def _read_loop(
+    archive: zipfile.ZipFile,
+    members: dict[str, zipfile.ZipInfo],
+    loop: dict[str, Any] | None,
+    file_size: int,
+) -> SavedLoop:
+    if loop is None:
+        raise ValueError("it is a model, but no checkpoint of a fit")
+    arrays = {}
+    for name, (dtype, shape) in loop["arrays"].items():
+        if math.prod(shape) * np.dtype(dtype).itemsize > file_size:
+            raise ValueError(f"its header promises an array of shape {shape}, but it has {file_size} bytes")
+        arrays[name] = np.empty(shape, dtype=dtype)
+        _read_array(archive, members[f"loop_{name}.npy"], arrays[name])
+    return SavedLoop(loop["identity"], loop["is_finished"], arrays)
 
 
 def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMModel | Posterior:
@@ -491,7 +578,7 @@ def _arrays(model: FMModel | Posterior) -> dict[str, NDArray]:
     return arrays
 
 
-def _all_finite(model: FMModel | Posterior) -> bool:
+def all_finite(model: FMModel | Posterior) -> bool:
     """Whether no number that the model holds is NaN or infinite."""
     if isinstance(model, FMModel):
         return model.table.all_finite()

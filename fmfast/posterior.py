@@ -86,6 +86,10 @@ class Posterior:
         return self.chain.table.n_outputs
 
     @property
+    def solver(self) -> str:
+        return "gibbs"
+
+    @property
     def dtype(self) -> np.dtype:
         return self.chain.table.dtype
 

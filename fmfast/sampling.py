@@ -7,7 +7,7 @@ or nothing: `draw_samples` works on a copy of the chain and returns it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,7 +20,7 @@ from fmfast.exceptions import DivergenceError
 from fmfast.model import score_table
 from fmfast.posterior import Posterior, probit_probabilities
 from fmfast.solvers.gibbs import GibbsSampler
-from fmfast.training import Callback, Examples, solver_targets
+from fmfast.training import Callback, Examples, Progress, solver_targets
 
 
 def draw_samples(
@@ -34,6 +34,8 @@ def draw_samples(
     callbacks: Sequence[Callback] = (),
     n_threads: int = 1,
     verbose: bool = False,
+    progress: Progress | None = None,
+    keep: Callable[[Posterior, Progress], None] | None = None,
 ) -> tuple[Posterior, list[dict[str, Any]]]:
     """Continue a chain by n_iter iterations; returns the new posterior and its history.
 
@@ -43,6 +45,10 @@ def draw_samples(
         Iterations of the whole chain that are not kept.
     n_kept : int
         Draws to keep at most.
+    progress : Progress or None
+        Where to go on; the posterior is as it was then.
+    keep : callable (Posterior, Progress) or None
+        Called after every iteration from the first draw on, while the posterior is as it is then.
 
     Raises
     ------
@@ -56,9 +62,15 @@ def draw_samples(
     running = [_RunningMean(posterior, examples)]
     if validation is not None:
         running.append(_RunningMean(posterior, validation))
-    history: list[dict[str, Any]] = []
+    remembered = sampler.remembered()
+    for number, mean in enumerate(running):
+        remembered |= {f"sum{number}": mean.sum, f"n_draws{number}": mean.n_draws}
+    progress = progress or Progress()
+    history = progress.history
+    if history:
+        progress.restore(remembered)
     with ThreadPoolExecutor(n_threads) if n_threads > 1 else nullcontext() as executor:
-        for _ in range(n_iter):
+        while not progress.is_finished:
             started = time.perf_counter()
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 sampler.iterate(executor)
@@ -85,20 +97,29 @@ def draw_samples(
             if verbose:
                 print(_progress_line(record), flush=True)
             wants_to_stop = [bool(callback(dict(record))) for callback in callbacks]
-            if any(wants_to_stop) and posterior.draws:
-                break
+            is_stopped = any(wants_to_stop) and bool(posterior.draws)
+            progress.is_finished = is_stopped or len(history) >= n_iter
+            if keep is not None and posterior.draws:
+                keep(posterior, Progress(history, progress.is_finished, remembered))
     if not all(table.all_finite() for table in (chain.table, *(draw.table for draw in posterior.draws))):
         raise _divergence(examples, chain.n_iterations)
     return posterior, history
 
 
 class _RunningMean:
-    """The mean prediction of the draws so far, and its loss."""
+    """The mean prediction of the draws so far, and its loss.
+
+    Attributes
+    ----------
+    sum : float64 ndarray of shape (1, n_samples), or (n_classes, n_samples)
+    n_draws : float64 ndarray of shape (1,)
+    """
 
     def __init__(self, posterior: Posterior, examples: Examples) -> None:
         self._posterior, self._examples = posterior, examples
-        self._n_draws = 0
-        self._sum = np.zeros(0)
+        n_predicted = 1 if posterior.classes is None else len(posterior.classes)
+        self.sum = np.zeros((n_predicted, len(examples.target)))
+        self.n_draws = np.zeros(1)
 
     def add(self, scores: NDArray[np.float64], restart: bool) -> float:
         """Take in the scores (n_outputs, n_samples) of a draw; returns the loss of the mean prediction.
@@ -106,14 +127,14 @@ class _RunningMean:
         That is the root mean squared error, or the log loss.
         """
         if restart:
-            self._n_draws = 0
+            self.sum[:] = self.n_draws[:] = 0
         if self._posterior.task == "regression":
             prediction = scores * self._posterior.scale + self._posterior.offset
         else:
             prediction = probit_probabilities(scores)
-        self._sum = self._sum + prediction if self._n_draws else prediction
-        self._n_draws += 1
-        return self._loss(self._sum / self._n_draws)
+        self.sum += prediction
+        self.n_draws += 1
+        return self._loss(self.sum / self.n_draws)
 
     def _loss(self, prediction: NDArray[np.float64]) -> float:
         examples = self._examples

@@ -106,13 +106,24 @@ class ParameterTable:
         bias_state : float64 ndarray of shape (BIAS_SIZE - 1,)
             State of w0.
         """
+        self.bias[:, 0] = 0.0
+        self.bias[:, 1:] = bias_state
+        self._initialize_rows(0, init_std, seed, state)
+
+    def _initialize_rows(self, first: int, init_std: float, seed: int, state: NDArray) -> None:
         behind_V = np.zeros(self.rows.shape[2] - self.n_factors)
         start = self.width + 1 - self.n_factors
         behind_V[start : start + self.state_size] = state
-        self.bias[:, 0] = 0.0
-        self.bias[:, 1:] = bias_state
-        for output, rows in enumerate(self.rows):
-            kernel.fill_rows(rows, 0, self.n_factors, init_std, output_seed(seed, output), behind_V)
+        for output, rows in enumerate(self.rows[:, first:]):
+            kernel.fill_rows(rows, first, self.n_factors, init_std, output_seed(seed, output), behind_V)
+
+    def grown(self, n_features: int, init_std: float, seed: int, state: NDArray) -> ParameterTable:
+        """A table of more features: those of before as they are, new ones as `initialize` makes them."""
+        other = ParameterTable(self.n_outputs, n_features, self.n_factors, self.state_size, self.dtype)
+        other.bias[:] = self.bias
+        other.rows[:, : self.n_features] = self.rows
+        other._initialize_rows(self.n_features, init_std, seed, state)
+        return other
 
     def all_finite(self) -> bool:
         return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
@@ -151,6 +162,11 @@ class TableBackup:
     """What a table held in the rows that training may touch, so that training can be undone.
 
     Costs as much memory as these rows, however large the table is.
+
+    Attributes
+    ----------
+    rows, bias : ndarray
+        What is kept.
     """
 
     def __init__(self, table: ParameterTable, features: NDArray[np.intp]) -> None:
@@ -162,13 +178,13 @@ class TableBackup:
     def update(self) -> None:
         """Keep what the table holds now."""
         rows = self._table.rows[:, self._features]
-        self._rows = rows.copy() if rows.base is not None else rows
-        self._bias = self._table.bias.copy()
+        self.rows = rows.copy() if rows.base is not None else rows
+        self.bias = self._table.bias.copy()
 
     def restore(self) -> None:
         """Put back what was kept."""
-        self._table.rows[:, self._features] = self._rows
-        self._table.bias[:] = self._bias
+        self._table.rows[:, self._features] = self.rows
+        self._table.bias[:] = self.bias
 
 
 def padded_width(n_factors: int) -> int:

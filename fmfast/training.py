@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmfast.config import thread_count
-from fmfast.exceptions import DivergenceError
+from fmfast.exceptions import DivergenceError, ModelFileError
 from fmfast.model import FMModel, sigmoid
 from fmfast.posterior import Posterior
-from fmfast.solvers import Solver
+from fmfast.solvers import Run, Solver
 from fmfast.table import ParameterTable, TableBackup
 from fmfast.validation import SparseRows
 
@@ -86,6 +86,37 @@ class Stopping:
     tol: float = 0.0
 
 
+@dataclass
+class Progress:
+    """Where a fit stands between two epochs: with model and data, all that is needed to go on to the bit.
+
+    Attributes
+    ----------
+    history : list of dict
+        The records of the epochs so far.
+    is_finished : bool
+        Whether the fit has come to its end.
+    arrays : dict of float32 or float64 ndarray by name
+        What the loop and the solver remember besides.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    is_finished: bool = False
+    arrays: dict[str, NDArray] = field(default_factory=dict)
+
+    def restore(self, arrays: dict[str, NDArray]) -> None:
+        """Fill arrays with what was in those of the same name, which are then let go."""
+        kept, wanted = ({name: (a.dtype, a.shape) for name, a in d.items()} for d in (self.arrays, arrays))
+        if kept != wanted:
+            raise ModelFileError(
+                f"The checkpoint holds the arrays {sorted(kept)} in shapes that do not fit, expected "
+                f"{sorted(wanted)} of this fit; remove it, and start anew."
+            )
+        for name, array in arrays.items():
+            array[...] = self.arrays[name]
+        self.arrays = {}
+
+
 def train(
     model: FMModel,
     solver: Solver,
@@ -98,6 +129,8 @@ def train(
     n_threads: int = 1,
     verbose: bool = False,
     undoable: bool = True,
+    progress: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a model in place; returns its history, one record per epoch.
 
@@ -108,6 +141,10 @@ def train(
     scoring : callable (y_true, prediction) -> float, higher is better; None for minus the loss
     undoable : bool
         Put the model back as it was if training fails; False for a model that nobody has yet.
+    progress : Progress or None
+        Where to go on; the model is as it was then.
+    keep : callable (Progress) or None
+        Called after every epoch, while the model is as it is then.
 
     Raises
     ------
@@ -121,12 +158,17 @@ def train(
     best = _BestEpoch(model.table, features, stopping) if stopping.early else None
     targets = list(solver_targets(model, examples.target))
     n_epochs_before = training.n_epochs
-    history: list[dict[str, Any]] = []
+    progress = progress or Progress()
+    history = progress.history
     try:
         with solver.begin(
             model.table, examples.rows, targets, examples.weight, training.seed, n_threads
         ) as run:
-            for _ in range(stopping.max_iter):
+            if history:
+                if best is not None:
+                    best.replay(history)
+                progress.restore(_remembered(run, best))
+            while not progress.is_finished:
                 started = time.perf_counter()
                 loss = run.run_epoch(training.n_epochs)
                 seconds = time.perf_counter() - started
@@ -152,8 +194,9 @@ def train(
                     stop = bool(callback(dict(record))) or stop
                 if best is not None:
                     stop = best.is_past(record) or stop
-                if stop:
-                    break
+                progress.is_finished = stop or len(history) >= stopping.max_iter
+                if keep is not None:
+                    keep(Progress(history, progress.is_finished, _remembered(run, best)))
         if best is not None:
             best.restore()
         if not (model.table.all_finite() and run.all_finite()):
@@ -191,10 +234,26 @@ class _BestEpoch:
             self._n_worse += 1
         return self._n_worse >= self._stopping.n_iter_no_change
 
+    def replay(self, history: list[dict[str, Any]]) -> None:
+        """Take note of the epochs of a fit that goes on."""
+        for record in history:
+            self.is_past(record)
+
+    def remembered(self) -> dict[str, NDArray]:
+        """The parameters of the best epoch, unless the table holds them."""
+        if not self._n_worse or self._backup is None:
+            return {}
+        return {"best_rows": self._backup.rows, "best_bias": self._backup.bias}
+
     def restore(self) -> None:
         """Put back the parameters of the best epoch."""
         if self._n_worse and self._backup is not None:
             self._backup.restore()
+
+
+def _remembered(run: Run, best: _BestEpoch | None) -> dict[str, NDArray]:
+    """All that outlives an epoch besides the table: no copies."""
+    return run.remembered() | (best.remembered() if best is not None else {})
 
 
 def count_threads(n_jobs: int | None, n_samples: int) -> int:

@@ -303,7 +303,7 @@ def test_checkpoints(here, monkeypatch, exists):
         return fit(self, X, y, *args, **kwargs)
 
     monkeypatch.setattr(fmfast.FMRegressor, "fit", noted)
-    monkeypatch.setattr(fmfast, "Checkpoint", StandIn, raising=False)
+    monkeypatch.setattr(fmfast, "Checkpoint", StandIn)
     monkeypatch.setattr(StandIn, "made", [])
     if exists:
         (here / "state").mkdir()
@@ -313,7 +313,6 @@ def test_checkpoints(here, monkeypatch, exists):
     assert given == [("state" if exists else None, [progress.Progress, StandIn])]
 
 
-@pytest.mark.skipif(not hasattr(fmfast, "Checkpoint"), reason="this fmfast has no checkpoints")
 def test_the_same_command_goes_on_after_an_interruption(here, monkeypatch):
     command = ("train", "train.libsvm", "--output", "model.fm", "--checkpoint", "state", *SETTINGS)
     epochs = []

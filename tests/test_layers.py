@@ -42,6 +42,7 @@ LAYERS = [
     "config",
     "table",
     "model",
+    "arrays",
     "columns",
     # data on disk
     "_streams",
@@ -62,6 +63,7 @@ LAYERS = [
     "sampling",
     "metrics",
     "modelfile",
+    "checkpoint",
     # the surface
     "_docs",
     "base",
@@ -69,6 +71,7 @@ LAYERS = [
     "machine",
     "estimators",
     "bayesian",
+    "libfm",
     "__init__",
     # what is built on it
     "datasets",

@@ -171,7 +171,7 @@ HEADER_CHANGES = {
     "a chain in a list": ({"chain": [1]}, "chain = "),
     "an incomplete chain": ({"chain": {"seed": 1}}, "chain = "),
     "training beside the chain": (
-        {"training": {"solver": "als", "seed": 1, "row_norm": 1.0, "n_epochs": 3}},
+        {"training": {"solver": "als", "seed": 1, "row_norm": 1.0, "init_std": 0.1, "n_epochs": 3}},
         "its training or its chain",
     ),
     "the class of a point estimate": ({"class": "FMClassifier", "params": {}}, "its training or its chain"),

@@ -127,8 +127,7 @@ def run(args: argparse.Namespace) -> None:
     with nullcontext() if args.quiet else Progress(*_extent(machine, n_rows, args)) as progress:
         callbacks: list[Any] = [] if progress is None else [progress]
         if args.checkpoint is not None:
-            library: Any = fmfast
-            callbacks.append(library.Checkpoint(args.checkpoint, every=args.checkpoint_every or 1))
+            callbacks.append(fmfast.Checkpoint(args.checkpoint, every=args.checkpoint_every or 1))
             if os.path.isdir(args.checkpoint):
                 fit_options["resume_from"] = args.checkpoint
         machine.set_params(callbacks=callbacks)

@@ -33,6 +33,9 @@ class Run(Protocol):
     def run_epoch(self, epoch: int) -> float:
         """Go through the data once; returns the sum of weight * loss, not finite if training diverged."""
 
+    def remembered(self) -> dict[str, NDArray]:
+        """What the run remembers besides the table, by name; filled in place, it goes on from there."""
+
     def all_finite(self) -> bool:
         """Whether the scores that the last epoch left are finite."""
 

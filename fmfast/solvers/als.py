@@ -50,6 +50,14 @@ class AlsKind:
         """Standard deviation of V at the start unless told otherwise."""
         return starting_std(rows, weight, n_factors, task)
 
+    def grown_table(
+        self, table: ParameterTable, n_features: int, init_std: float, seed: int
+    ) -> ParameterTable:
+        """A table of more features; as the first epoch sets V to 0 where there is no sample, so does this."""
+        grown = table.grown(n_features, 0.0, seed, np.empty(0))
+        grown.V[:, table.n_features :] = 0  # rather than -0.0
+        return grown
+
     def configured(
         self, task: str, row_norm: float, *, reg_w: float | None, reg_V: float | None, tol: float, **_: None
     ) -> AlsSolver:
@@ -131,8 +139,8 @@ class AlsRun:
         self._penalty[-1] = solver.reg_w
         # Residuals are score - latent: the target of a regression, z of a classification.
         self._latent = [np.zeros(rows.n_samples) for _ in targets] if self._is_logistic else list(targets)
-        self._residuals: list[NDArray] = []
-        self._objective: float | None = None
+        self._residuals = [np.zeros(rows.n_samples, table.dtype) for _ in targets]
+        self._objective = np.full(1, np.nan)  # of the last epoch
         self.converged = False
 
     @property
@@ -153,14 +161,15 @@ class AlsRun:
         if epoch == 0:
             # Columns without a sample stay as they are: let them mean nothing, not noise.
             table.V[:, self._counts == 0] = 0
-        refresh = not self._residuals or epoch % _REFRESH == 0
+        is_first = bool(np.isnan(self._objective[0]))
+        refresh = is_first or epoch % _REFRESH == 0
         n_groups, size = 1, table.n_factors + 1
         nothing = np.zeros((n_groups, size))
         loss = 0.0
         for output, latent in enumerate(self._latent):
             if refresh:
                 residuals = sweeper.scores(output, executor) - latent
-                self._residuals[output : output + 1] = [residuals.astype(table.dtype)]
+                self._residuals[output][:] = residuals
             residuals, weight = self._residuals[output], self._weight
             if self._is_logistic:
                 weight = self._touch_from_above(output)
@@ -174,10 +183,18 @@ class AlsRun:
             )  # fmt: skip
             loss += self._loss(output)
         objective = loss + self._penalties()
-        if self._objective is not None:
-            self.converged = self._objective - objective <= self._solver.tol * abs(self._objective)
-        self._objective = objective
+        if not is_first:
+            before = float(self._objective[0])
+            self.converged = before - objective <= self._solver.tol * abs(before)
+        self._objective[0] = objective
         return loss * self._weight_scale
+
+    def remembered(self) -> dict[str, NDArray]:
+        """Residuals, which come from scratch only now and then, and the objective."""
+        arrays = {f"residuals{output}": residuals for output, residuals in enumerate(self._residuals)}
+        if self._is_logistic:
+            arrays |= {f"latent{output}": latent for output, latent in enumerate(self._latent)}
+        return arrays | {"objective": self._objective}
 
     def all_finite(self) -> bool:
         """Whether the scores of all samples are finite."""

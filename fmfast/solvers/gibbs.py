@@ -155,7 +155,8 @@ class GibbsSampler:
         self._n_counting = float(weight.sum()) if len(weight) else float(rows.n_samples)
         # z of a classification; the target itself of a regression.
         self._latent = [target.copy() if is_probit else target for target in targets]
-        self._residuals: list[NDArray] = []
+        self._residuals = [np.zeros(rows.n_samples, chain.table.dtype) for _ in targets]
+        self._is_begun = np.zeros(1)
         n_groups = chain.mean.shape[1]
         # Columns without a sample are counted in a group of their own, which nobody looks at.
         self._counted_groups = np.where(self._sweeper.columns.counts() > 0, chain.groups, n_groups)
@@ -165,11 +166,12 @@ class GibbsSampler:
     def iterate(self, executor: ThreadPoolExecutor | None = None) -> None:
         """Draw the next state of every output."""
         chain, sweeper = self._chain, self._sweeper
-        refresh = chain.n_iterations % _REFRESH == 0 or not self._residuals
+        refresh = chain.n_iterations % _REFRESH == 0 or not self._is_begun[0]
+        self._is_begun[0] = 1.0
         for output in range(chain.table.n_outputs):
             if refresh:
                 residuals = sweeper.scores(output, executor) - self._latent[output]
-                self._residuals[output : output + 1] = [residuals.astype(chain.table.dtype)]
+                self._residuals[output][:] = residuals
             residuals = self._residuals[output]
             if self._is_probit:
                 self._draw_latent(output, executor)
@@ -194,6 +196,13 @@ class GibbsSampler:
     def scores(self, output: int) -> NDArray[np.float64]:
         """(n_samples,) scores of the training data at the present state."""
         return self._residuals[output] + self._latent[output]
+
+    def remembered(self) -> dict[str, NDArray]:
+        """What the sampler remembers besides the chain, by name; filled in place, it goes on from there."""
+        arrays = {f"residuals{output}": residuals for output, residuals in enumerate(self._residuals)}
+        if self._is_probit:
+            arrays |= {f"latent{output}": latent for output, latent in enumerate(self._latent)}
+        return arrays | {"is_begun": self._is_begun}
 
     def _draw_latent(self, output: int, executor: ThreadPoolExecutor | None) -> None:
         """z given the scores: normal with mean score and variance 1, on the side of 0 that y says."""

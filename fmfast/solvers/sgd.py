@@ -71,6 +71,12 @@ class _Kind:
         """Standard deviation of V at the start unless told otherwise."""
         return _INIT_STD
 
+    def grown_table(
+        self, table: ParameterTable, n_features: int, init_std: float, seed: int
+    ) -> ParameterTable:
+        """A table of more features; new rows are as they would be, had the table been as large at once."""
+        return table.grown(n_features, init_std, seed, np.full(table.state_size, self.initial_state))
+
     def configured(
         self,
         task: str,
@@ -289,6 +295,10 @@ class StochasticRun:
             )
             for output, target in enumerate(self._targets)
         )
+
+    def remembered(self) -> dict[str, NDArray]:
+        """Nothing: the order of the samples is a function of the epoch."""
+        return {}
 
     def all_finite(self) -> bool:
         """Whether the rows visited last have finite scores.
