@@ -35,6 +35,7 @@ SECTIONS = (
     "fixed_costs",
     "predict",
     "parse",
+    "out_of_core",
     "order",
     "levels",
     "steps",

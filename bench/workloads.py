@@ -110,12 +110,12 @@ def ratings(scale: float = 1.0, seed: int = 1) -> Workload:
     return _split("W1", "regression", columns, y, sum(sizes), sizes)
 
 
-def ctr(scale: float = 1.0, seed: int = 2) -> Workload:
-    """W2."""
+def ctr(scale: float = 1.0, seed: int = 2, n_rows: int = 500_000) -> Workload:
+    """W2, or what is like it but for the number of rows."""
     rng = np.random.default_rng(seed)
     raw = np.geomspace(10, 250_000, 39)
     sizes = _scaled(raw * (1_000_000 / raw.sum()), scale)
-    columns = _one_hot_fields(rng, round(500_000 * scale), sizes, [1.1] * 39)
+    columns = _one_hot_fields(rng, round(n_rows * scale), sizes, [1.1] * 39)
     score = _planted_scores(rng, columns, sum(sizes), rank=4, w_std=0.3, v_std=0.15)
     probability = 1.0 / (1.0 + np.exp(-(score - np.quantile(score, 0.85))))
     y = (rng.random(len(score)) < probability).astype(np.int64)

@@ -18,6 +18,7 @@ from fmfast.checkpoint import ResumableFit, identity_of
 from fmfast.encoder import FeatureEncoder
 from fmfast.exceptions import ModelFileError
 from fmfast.modelfile import check_saveable, plain_params, save_model
+from fmfast.paging import pieces
 from fmfast.parameters import BaseEstimator, check_param
 from fmfast.training import Callback, Examples, Progress
 
@@ -256,7 +257,8 @@ def _examples(
 ) -> Examples:
     """Checked data as examples: labels become the codes of their classes."""
     if meaning.get("classes") is not None:
-        target = check_y.encode_labels(target, meaning["classes"], name).astype(np.float64)
+        target = check_y.class_codes(target, meaning["classes"], name)
     examples = Examples(rows, target, weight)
     # A sample of weight 0 is as good as none, whatever a solver counts.
-    return examples if weight.all() else examples.take(np.flatnonzero(weight))
+    counts = all(weight[part].all() for part in pieces(weight))
+    return examples if counts else examples.take(np.flatnonzero(weight))

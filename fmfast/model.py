@@ -12,6 +12,7 @@ presents everything in the units of the target:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.paging import pieces
 from fmfast.table import ParameterTable
 from fmfast.validation import SparseRows
 
@@ -154,11 +156,13 @@ def score_table(table: ParameterTable, rows: SparseRows, n_threads: int = 1) -> 
         )  # fmt: skip
 
     if n_threads == 1:
-        for output in range(table.n_outputs):
-            score_part(output, 0, rows.n_samples)
-    else:
-        bounds = np.linspace(0, rows.n_samples, n_threads + 1).astype(int)
-        with ThreadPoolExecutor(n_threads) as executor:
+        for start, stop in rows.pages.pieces():
+            for output in range(table.n_outputs):
+                score_part(output, start, stop)
+        return scores
+    with ThreadPoolExecutor(n_threads) as executor:
+        for piece in rows.pages.pieces():
+            bounds = np.linspace(*piece, n_threads + 1).astype(int)
             parts = [
                 executor.submit(score_part, output, start, stop)
                 for output in range(table.n_outputs)
@@ -171,13 +175,22 @@ def score_table(table: ParameterTable, rows: SparseRows, n_threads: int = 1) -> 
 
 def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
     """Weighted standard deviation (1 if the target is constant) and mean of a regression target."""
-    weights = weight if len(weight) else None
+    arrays = (target, weight) if len(weight) else (target,)
     # Divided by the largest value first, so that squares of huge targets stay finite.
-    largest = float(np.abs(target).max())
+    largest = max(float(np.abs(target[part]).max()) for part in pieces(target))
     if largest == 0.0:
         return 1.0, 0.0
-    mean = float(np.average(target / largest, weights=weights))
-    deviation = float(np.sqrt(np.average((target / largest - mean) ** 2, weights=weights)))
+
+    def mean_of(of: Callable[[NDArray], NDArray]) -> float:
+        total = sum_of_weights = 0.0
+        for part in pieces(*arrays):
+            values = of(target[part] / largest)
+            total += float((values * weight[part] if len(weight) else values).sum())
+            sum_of_weights += float(weight[part].sum()) if len(weight) else len(values)
+        return total / sum_of_weights
+
+    mean = mean_of(lambda values: values)
+    deviation = float(np.sqrt(mean_of(lambda values: (values - mean) ** 2)))
     # What rounding makes of a constant target is not a scale, and nothing can be divided by a denormal one.
     scale = deviation * largest
     is_scale = deviation > 1e-12 * abs(mean) and scale >= np.finfo(np.float64).tiny

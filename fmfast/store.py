@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from fmfast._files import PREFIX_SIZE, npy_prefix
 from fmfast.exceptions import DatasetError
+from fmfast.paging import DEFAULT_MEMORY, let_go, set_memory
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -44,6 +45,7 @@ _FORMAT_VERSION = 1
 _BLOCK = 1 << 20  # numbers that pass at a time
 _MAX_META_SIZE = 1 << 26
 _MAX_COUNT = 2**62
+_MIN_MEMORY = 1 << 20
 
 # What an array may be, and how long it is.
 _ARRAYS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], int]]] = {
@@ -310,7 +312,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def open_dataset(path: str | os.PathLike[str]) -> Dataset:
+def open_dataset(path: str | os.PathLike[str], *, memory: int = DEFAULT_MEMORY) -> Dataset:
     """Open a data set that `convert` has written.
 
     Its arrays are mapped, not read: memory holds what is used of them, and the system may take it back.
@@ -322,6 +324,10 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     ----------
     path : str or path-like
         The directory.
+    memory : int, default=268435456
+        Bytes of the data set that training with a stochastic solver keeps in memory at a time, 1 MiB at
+        least, half of them to read ahead. A data set that is smaller is visited as if it were not mapped; one
+        that is larger, in blocks at random. So what is learned depends on it, if not how well.
 
     Returns
     -------
@@ -330,17 +336,21 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
 
     Raises
     ------
+    ValueError
+        If `memory` is no size.
     DatasetError
         If the directory is no data set, is damaged, or was written in a newer format.
     OSError
         If it cannot be read; FileNotFoundError if there is none.
     """
     path = os.fsdecode(path)
+    if not isinstance(memory, (int, np.integer)) or memory < _MIN_MEMORY:
+        raise ValueError(f"memory is {memory!r}, expected a whole number of bytes, {_MIN_MEMORY} at least.")
     try:
         if not os.path.isdir(path):
             os.stat(path)  # FileNotFoundError
             raise ValueError("it is not a directory")
-        return _open(path)
+        return _open(path, int(memory))
     except (ValueError, RecursionError, OverflowError) as error:
         raise DatasetError(
             f"Cannot open the data set {path!r}: {(str(error) or type(error).__name__)[:300]}. Expected an "
@@ -349,16 +359,19 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
         ) from error
 
 
-def _open(directory: str) -> Dataset:
+def _open(directory: str, memory: int) -> Dataset:
     meta = _read_meta(directory)
     arrays = {
         name: _map_array(directory, name, np.dtype(dtype), _ARRAYS[name][1](meta))
         for name, dtype in meta["arrays"].items()
     }
+    for array in arrays.values():
+        set_memory(array, memory)
     indptr, nnz = arrays["indptr"], meta["nnz"]
     if indptr[0] != 0 or indptr[-1] != nnz:
         raise ValueError(f"its indptr goes from {indptr[0]} to {indptr[-1]}, where 0 and nnz = {nnz} belong")
     for start in range(0, len(indptr) - 1, _BLOCK):
+        let_go(indptr, 0, start)
         part = indptr[start : start + _BLOCK + 1]
         if (part[1:] < part[:-1]).any():
             raise ValueError(f"its indptr falls between row {start} and row {start + len(part) - 1}")

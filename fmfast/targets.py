@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fmfast._sklearn import conversion_warning
 from fmfast.exceptions import level_of_caller
+from fmfast.paging import is_mapped, pieces
 from fmfast.validation import numeric_array, refuse_number, refuse_sparse
 
 # The parameters in the units of the target must stay finite, and so must sums of squares in float64.
@@ -45,13 +46,14 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float6
         )
     _check_length(weight, n_samples, "sample_weight")
     weight = _check_numbers(weight, "sample_weight", limit=_LARGEST_WEIGHT)
-    if (weight < 0).any():
-        i = int(np.argmax(weight < 0))
-        raise ValueError(
-            f"sample_weight has the negative value {weight[i]:g} (at position {i}), expected numbers >= 0; "
-            "drop the samples that should not count."
-        )
-    if not weight.any():
+    for part in pieces(weight):
+        if (weight[part] < 0).any():
+            i = part.start + int(np.argmax(weight[part] < 0))
+            raise ValueError(
+                f"sample_weight has the negative value {weight[i]:g} (at position {i}), expected numbers >= "
+                "0; drop the samples that should not count."
+            )
+    if not any(weight[part].any() for part in pieces(weight)):
         raise ValueError(
             "sample_weight is zero for every sample, expected a positive number somewhere; add one."
         )
@@ -93,6 +95,11 @@ def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray:
     labels = _column_to_1d(labels, name)
     if n_samples is not None:
         _check_length(labels, n_samples, name)
+    if is_mapped(labels):
+        for part in pieces(labels):
+            which = f"{name}, from position {part.start} on," if part.start else name
+            check_labels(np.array(labels[part]), None, which)
+        return labels
     missing = _is_missing(labels)
     if missing.any():
         raise ValueError(
@@ -112,6 +119,8 @@ def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray:
 def find_classes(labels: NDArray, name: str = "y") -> NDArray:
     """The distinct labels, sorted; at least two."""
     try:
+        if is_mapped(labels):
+            labels = np.concatenate([np.unique(labels[part]) for part in pieces(labels)])
         classes = np.unique(labels)
     except (TypeError, ValueError) as error:
         types = ", ".join(sorted({type(label).__name__ for label in labels}))
@@ -139,6 +148,19 @@ def encode_labels(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray
             f"{name} has the unknown label {_shown(labels[~known][:1])}, expected one of the classes "
             f"{_shown(classes)}; drop such samples, or fit anew with them (partial_fit: with all `classes`)."
         )
+    return codes
+
+
+def class_codes(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray[np.float64]:
+    """`encode_labels` as float64; mapped labels that are their own codes are returned as they are."""
+    if not is_mapped(labels):
+        return encode_labels(labels, classes, name).astype(np.float64)
+    are_codes = labels.dtype == np.float64 and np.array_equal(classes, np.arange(len(classes)))
+    codes = labels if are_codes else np.empty(len(labels))
+    for part in pieces(labels):
+        found = encode_labels(labels[part], classes, name)
+        if not are_codes:
+            codes[part] = found
     return codes
 
 
@@ -189,14 +211,21 @@ def _check_length(values: NDArray, n_samples: int, name: str) -> None:
         )
 
 
-def _check_numbers(values: NDArray, name: str, limit: float = np.inf) -> NDArray[np.float64]:
-    """The values as float64, all of them finite and within +-limit."""
+def _check_numbers(values: NDArray, name: str, limit: float = np.inf, first: int = 0) -> NDArray[np.float64]:
+    """The values as float64, all of them finite and within +-limit; a copy unless they are mapped.
+
+    `first` is the position of the first one.
+    """
+    if values.dtype == np.float64 and is_mapped(values):
+        for part in pieces(values):
+            _check_numbers(np.array(values[part]), name, limit, part.start)
+        return values
     with np.errstate(over="ignore"):
         values = values.astype(np.float64)
     bad = ~(np.abs(values) <= limit) | np.isinf(values)
     if bad.any():
         i = int(np.argmax(bad))
-        refuse_number(values[i], name, f"at position {i}", limit)
+        refuse_number(values[i], name, f"at position {first + i}", limit)
     return values
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fmfast.config import thread_count
 from fmfast.exceptions import DivergenceError, ModelFileError
 from fmfast.model import FMModel, sigmoid
+from fmfast.paging import pieces
 from fmfast.posterior import Posterior
 from fmfast.solvers import Run, Solver
 from fmfast.table import ParameterTable, TableBackup
@@ -66,7 +67,9 @@ class Examples:
 
     @property
     def total_weight(self) -> float:
-        return float(self.weight.sum()) if len(self.weight) else float(len(self.target))
+        if not len(self.weight):
+            return float(len(self.target))
+        return sum(float(self.weight[part].sum()) for part in pieces(self.weight))
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,9 @@ def count_threads(n_jobs: int | None, n_samples: int) -> int:
 def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """The target of each output: standardised, or 0/1 per class (one versus rest)."""
     if model.task == "regression":
-        yield (target - model.offset) / model.scale
+        standardised = target - model.offset
+        standardised /= model.scale
+        yield standardised
     elif model.n_outputs == 1:
         yield target
     else:

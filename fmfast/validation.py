@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fmfast import _csr
 from fmfast.exceptions import level_of_caller
+from fmfast.paging import Pages, is_mapped, pieces
 
 _FINDINGS = {code: name for name, code in _csr.FINDINGS.items()}
 
@@ -50,10 +51,15 @@ class SparseRows:
     def nnz(self) -> int:
         return len(self.indices)
 
+    @property
+    def pages(self) -> Pages:
+        """What of it lies in mapped files."""
+        return Pages(self.indptr, (self.indices, self.data))
+
     def largest_value(self) -> float:
         """Largest |value|, 0 without values."""
         if len(self.data):
-            return float(max(self.data.max(), -self.data.min()))
+            return max(float(np.abs(self.data[part]).max()) for part in pieces(self.data))
         return 1.0 if self.nnz else 0.0
 
     def mean_row_norm(self, power: int, weight: NDArray[np.float64] = _NO_WEIGHT) -> float:
@@ -62,19 +68,27 @@ class SparseRows:
         if not (weighted or len(self.data)):
             return self.nnz / self.n_samples
         total = 0.0
+        sum_of_weights = sum(float(weight[part].sum()) for part in pieces(weight))
         with np.errstate(over="ignore"):
-            for start in range(0, self.n_samples, 1 << 16):  # in pieces: no copy of all values
-                part = self.part(start, min(start + (1 << 16), self.n_samples))
-                norms = np.abs(part.data.astype(np.float64)) ** power if len(part.data) else np.ones(part.nnz)
+            step = 1 << 16
+            if is_mapped(self.indices):  # long rows are the reason to map them
+                step = max(1, min(step, (1 << 22) * self.n_samples // max(1, self.nnz)))
+            for start in range(0, self.n_samples, step):  # in pieces: no copy of all values
+                part = self.part(start, min(start + step, self.n_samples))
+                norms = part.data.astype(np.float64) if len(part.data) else np.ones(part.nnz)
+                np.abs(norms, out=norms)
+                norms **= power
                 if weighted:
                     norms *= np.repeat(weight[start : start + part.n_samples], np.diff(part.indptr))
                 total += float(norms.sum())
-        return total / (float(weight.sum()) if weighted else self.n_samples)
+                self.pages.let_go(start, start + part.n_samples)
+        return total / (sum_of_weights if weighted else self.n_samples)
 
     def present_features(self) -> NDArray[np.intp]:
         """The columns that hold at least one value, ascending."""
         present = np.zeros(self.n_features, dtype=bool)
-        present[self.indices] = True
+        for part in pieces(self.indices):
+            present[self.indices[part]] = True
         return np.flatnonzero(present)
 
     def part(self, start: int, stop: int) -> SparseRows:
@@ -189,29 +203,56 @@ def check_X(X: Any, *, dtype: np.dtype, name: str = "X") -> SparseRows:
 def _check_csr(X: Any, dtype: np.dtype, name: str) -> SparseRows:
     data, indices, indptr = _csr_arrays(X, name)
     n_features = X.shape[1]
-    code, position = _csr.inspect_columns(indices, indptr, n_features)
-    finding = _FINDINGS[code]
+    finding, position = _inspect_columns(indices, indptr, n_features)
     if finding in ("negative column", "column too large"):
         raise ValueError(
             f"{name} has the column index {indices[position]} in row {_row_of(position, indptr)}, expected 0 "
             f"to {n_features - 1} for its {n_features} columns; its indices are wrong, or its shape."
         )
+    if data.strides == (0,) and len(data) and data[0] == 1 and finding == "canonical":
+        # One 1 that stands for all of them, as in a data set on disk.
+        return SparseRows(np.empty(0, dtype), indices, indptr, n_features)
     data = np.ascontiguousarray(_as_float(data, dtype))
     if finding == "not canonical":
         canonical = sp.csr_array((data, indices, indptr), shape=X.shape, copy=True)
         canonical.sum_duplicates()
         data, indices = canonical.data, canonical.indices
         indptr = canonical.indptr.astype(np.int64, copy=False)
-    if np.count_nonzero(data) < len(data):
+    if any(np.count_nonzero(data[part]) < len(data[part]) for part in pieces(data)):
         # A stored zero would be penalised like a value: the same data written densely would differ.
         kept = data != 0
         data, indices, indptr = data[kept], indices[kept], np.append(0, np.cumsum(kept))[indptr]
     limit = float(np.finfo(dtype).max)
-    position, all_ones = _csr.inspect_values(data, limit)
+    position, all_ones = _inspect_values(data, limit)
     if position >= 0:
         where = f"in row {_row_of(position, indptr)}, column {indices[position]}"
         refuse_number(data[position], name, where, limit)
     return SparseRows(np.empty(0, dtype) if all_ones else data, indices, indptr, n_features)
+
+
+def _inspect_columns(indices: NDArray, indptr: NDArray[np.int64], n_features: int) -> tuple[str, int]:
+    """(finding, position of the offending element), as `_csr.inspect_columns`."""
+    found = "canonical"
+    for start, stop in Pages(indptr, (indices,)).pieces():
+        bounds = indptr[start : stop + 1]
+        first, last = bounds[[0, -1]].tolist()
+        code, position = _csr.inspect_columns(indices[first:last], bounds - first, n_features)
+        if position >= 0:
+            return _FINDINGS[code], first + position
+        if _FINDINGS[code] != "canonical":
+            found = _FINDINGS[code]
+    return found, -1
+
+
+def _inspect_values(data: NDArray, limit: float) -> tuple[int, bool]:
+    """(position of the first value that is not finite or beyond +-limit, or -1; whether all values are 1)."""
+    all_ones = True
+    for part in pieces(data):
+        position, ones = _csr.inspect_values(data[part], limit)
+        if position >= 0:
+            return part.start + position, False
+        all_ones = all_ones and ones
+    return -1, all_ones
 
 
 def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
@@ -232,7 +273,7 @@ def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]
         problem = f"indptr that ends at {indptr[-1]}, expected no more than its {len(indices)} stored values"
     else:
         indptr = np.ascontiguousarray(indptr, dtype=np.int64)
-        row = _csr.first_decrease(indptr)
+        row = _first_decrease(indptr)
         if row >= 0:
             problem = f"indptr that falls from {indptr[row]} to {indptr[row + 1]} in row {row}"
     if problem:
@@ -241,6 +282,15 @@ def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]
         indices = indices.astype(np.int64)
     nnz = indptr[-1]
     return data[:nnz], np.ascontiguousarray(indices[:nnz]), indptr
+
+
+def _first_decrease(indptr: NDArray[np.int64]) -> int:
+    """First i with indptr[i + 1] < indptr[i], or -1."""
+    for part in pieces(indptr):
+        row = _csr.first_decrease(indptr[part.start : part.stop + 1])
+        if row >= 0:
+            return part.start + row
+    return -1
 
 
 # What matrices of other formats are made of; LIL and DOK are made of Python objects.

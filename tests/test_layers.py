@@ -30,6 +30,7 @@ LAYERS = [
     "_sklearn",
     "_files",
     "parameters",
+    "paging",
     "validation",
     "targets",
     # columns of strings and numbers from outside; these know no model
@@ -53,6 +54,7 @@ LAYERS = [
     "_convert",
     # these know no estimator
     "solvers.threads",
+    "solvers.windows",
     "solvers.sgd",
     "solvers.sweep",
     "solvers.als",
@@ -158,7 +160,7 @@ def test_imports_point_one_way(name):
 
 def test_the_reader_of_imports_finds_them():
     """The tests here would pass on anything if it did not."""
-    assert set(own_imports("targets")) == {"_sklearn", "exceptions", "validation"}
+    assert set(own_imports("targets")) == {"_sklearn", "exceptions", "paging", "validation"}
     assert {"_csr"} <= set(own_imports("validation"))
     assert {"solvers", "model", "posterior", "table"} <= set(own_imports("training"))
     assert {"solvers.als", "solvers.sgd"} <= set(own_imports("solvers"))

@@ -18,12 +18,13 @@ The order of the samples
 Reading rows in full random order costs more than the arithmetic when rows are short, and forbids
 training from disk. So an epoch visits *runs* of consecutive rows in random order, `N_LANES` runs at
 a time with their rows interleaved: neighbours in the visit come from `N_LANES` random places, and
-every epoch draws a new order. Small data has runs of one row or a few: nearly a full shuffle.
+every epoch draws a new order. Small data has runs of one row or a few: nearly a full shuffle. Mapped
+data that is larger than the memory it may take is visited window by window (`fmfast.solvers.windows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,9 @@ from numpy.typing import NDArray
 
 from fmfast._dispatch import core
 from fmfast.model import score_table
+from fmfast.paging import Pages
 from fmfast.solvers.threads import Threads
+from fmfast.solvers.windows import Window, Windows
 from fmfast.table import BIAS_SIZE, ParameterTable, padded_width
 from fmfast.validation import SparseRows
 
@@ -276,6 +279,11 @@ class StochasticRun:
         self._seed = seed
         self._threads = Threads(n_threads, rows) if n_threads > 1 else None
         self._last_run = 0
+        self._run_length = run_length_of(rows.n_samples, rows.nnz)
+        pages = Pages(rows.indptr, (rows.indices, rows.data), (*targets, sample_weight))
+        self._windows = (
+            None if pages.fit_memory else Windows(pages, rows, targets, sample_weight, self._run_length)
+        )
 
     def __enter__(self) -> StochasticRun:
         return self
@@ -286,15 +294,27 @@ class StochasticRun:
 
     def run_epoch(self, epoch: int) -> float:
         """Visit all samples once for every output; returns the sum of weight * loss."""
+        loss_sum = 0.0
+        for window in self._visit(epoch):
+            self._last_run = window.last
+            loss_sum += sum(
+                self._solver.run_epoch(
+                    self._table, output, window.rows, target, window.sample_weight,
+                    window.runs, self._run_length, epoch, self._threads,
+                )
+                for output, target in enumerate(window.targets)
+            )  # fmt: skip
+            if not np.isfinite(loss_sum):
+                break
+        return loss_sum
+
+    def _visit(self, epoch: int) -> Iterator[Window]:
+        """What an epoch visits: all rows at once, if there is memory for them."""
+        if self._windows is not None:
+            return self._windows.epoch(self._seed, epoch)
         rows = self._rows
-        runs, run_length = visiting_order(rows.n_samples, rows.nnz, self._seed, epoch)
-        self._last_run = int(runs[-1])
-        return sum(
-            self._solver.run_epoch(
-                self._table, output, rows, target, self._sample_weight, runs, run_length, epoch, self._threads
-            )
-            for output, target in enumerate(self._targets)
-        )
+        runs, _ = visiting_order(rows.n_samples, rows.nnz, self._seed, epoch)
+        return iter([Window(rows, self._targets, self._sample_weight, runs, int(runs[-1]))])
 
     def remembered(self) -> dict[str, NDArray]:
         """Nothing: the order of the samples is a function of the epoch."""
@@ -317,12 +337,17 @@ def visiting_order(n_samples: int, nnz: int, seed: int, epoch: int) -> tuple[NDA
     A function of its arguments alone: a fit that is continued visits the samples like one that was
     never interrupted.
     """
-    mean_nnz = max(1.0, nnz / n_samples)
-    run_length = int(max(1, min(_RUN_NNZ // mean_nnz, n_samples // _MIN_RUNS)))
+    run_length = run_length_of(n_samples, nnz)
     n_runs = -(-n_samples // run_length)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     runs = rng.permutation(n_runs) * run_length
     return runs.astype(np.int64, copy=False), run_length
+
+
+def run_length_of(n_samples: int, nnz: int) -> int:
+    """Consecutive rows that are visited together."""
+    mean_nnz = max(1.0, nnz / n_samples)
+    return int(max(1, min(_RUN_NNZ // mean_nnz, n_samples // _MIN_RUNS)))
 
 
 def _segments(runs: NDArray[np.int64], nnz: int) -> list[NDArray[np.int64]]:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.paging import let_go
 from fmfast.table import aligned_empty
 from fmfast.validation import SparseRows
 
@@ -140,7 +141,10 @@ def frequent_features(rows: SparseRows) -> tuple[NDArray[np.int64], NDArray[np.f
     if rows.nnz > _N_DRAWN:
         rng = np.random.default_rng(0)
         starts = rng.integers(rows.nnz - _STRETCH, size=_N_DRAWN // _STRETCH)
-        drawn = rows.indices[starts[:, None] + np.arange(_STRETCH)]
+        drawn = np.empty((len(starts), _STRETCH), dtype=rows.indices.dtype)
+        for stretch, start in zip(drawn, starts.tolist(), strict=True):
+            stretch[:] = rows.indices[start : start + _STRETCH]
+            let_go(rows.indices, start, start + _STRETCH)
     else:
         drawn = rows.indices
     features, counts = np.unique(drawn, return_counts=True)
