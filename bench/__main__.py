@@ -39,6 +39,7 @@ SECTIONS = (
     "order",
     "levels",
     "steps",
+    "retrieval",
 )
 ON_ALL_CORES = ("threads", "column_wise")  # the others run on one
 

@@ -5,7 +5,7 @@ score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                    
 
 from importlib.metadata import version as _version
 
-from fmfast import libfm, text
+from fmfast import libfm, metrics, plot, retrieval, text
 from fmfast._convert import convert
 from fmfast.bayesian import BayesianFMClassifier, BayesianFMRegressor
 from fmfast.checkpoint import Checkpoint
@@ -44,7 +44,10 @@ __all__ = [
     "convert",
     "libfm",
     "load",
+    "metrics",
     "open_dataset",
+    "plot",
+    "retrieval",
     "show_config",
     "text",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fmfast import explain as explaining
 from fmfast import validation as check
 from fmfast._docs import documented
 from fmfast.arrays import check_growth, model_of_arrays
@@ -313,6 +314,99 @@ class FactorizationMachine(Machine, ABC):
     def _raw_scores(self, X: Any, method: str) -> NDArray[np.float64]:
         rows = self._rows_to_score(X, method)
         return self.model_.score(rows, count_threads(self.n_jobs, rows.n_samples))
+
+    # -- what was learned ------------------------------------------------------------------------
+
+    def explain(
+        self, x: Any, *, class_: Any = None, feature_names: Sequence[str] | None = None
+    ) -> explaining.Explanation:
+        """Split the score of one row into w0, a term per feature and one per pair of features.
+
+        Parameters
+        ----------
+        x : {array-like, sparse matrix} of shape (1, n_features), or a table of one row with an encoder
+        class_ : label, default=None
+            The class whose score is split; needed with more than two. None: the predicted target of a
+            regressor, the log-odds of the second class of a classifier.
+        feature_names : sequence of str of length n_features, default=None
+            None: those of the DataFrame or of the encoder that the machine was fitted with.
+
+        Returns
+        -------
+        Explanation
+            Its terms add up to the score, the largest |contribution| first; its repr shows these, and
+            `rows()` lists all. There are as many pairs as m (m - 1) / 2 for a row with m values.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+            As `predict`; also for several rows, an unknown class, or names that do not fit.
+
+        Notes
+        -----
+        In the units of the target, or in log-odds; each class of several has log-odds of its own.
+        """
+        row = self._rows_to_score(x, "explain")
+        if row.n_samples != 1:
+            raise ValueError(
+                f"explain got {row.n_samples} rows, expected one; give X[[i]], or call it for each row."
+            )
+        output, sign = explaining.output_of(self.model_, class_)
+        names = explaining.names_of_model(self.model_, feature_names)
+        return explaining.explain_row(self.model_, row, output, sign, names)
+
+    def top_interactions(
+        self,
+        n: int = 10,
+        *,
+        between: tuple[Any, Any] | None = None,
+        scale: ArrayLike | None = None,
+        fields: ArrayLike | None = None,
+        class_: Any = None,
+        feature_names: Sequence[str] | None = None,
+    ) -> explaining.Interactions:
+        """The pairs of features that change a score most: the largest |<v_j, v_l>| scale_j scale_l.
+
+        The search is exact, and never holds more than a block of the n_features^2 pairs.
+
+        Parameters
+        ----------
+        n : int, default=10
+            How many pairs; fewer are returned where there are fewer that change any score.
+        between : pair or None, default=None
+            One feature from each: the names of two fields of the encoder, or two arrays of column numbers.
+            None: any two features, but for those of the same field, where fields are known.
+        scale : array-like of shape (n_features,) or None, default=None
+            Typical values of the features. None: 1, as for one-hot features.
+        fields : array-like of int of shape (n_features,) or None, default=None
+            Field number of each feature. None: those of the encoder.
+        class_, feature_names
+            As for `explain`.
+
+        Returns
+        -------
+        Interactions
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            For arguments that do not fit the machine.
+        """
+        model = self._fitted_model("top_interactions")
+        groups = explaining.groups_of(model, between)
+        output, sign = explaining.output_of(model, class_)
+        return explaining.strongest_pairs(
+            model,
+            explaining.check_n(n),
+            output,
+            sign,
+            groups,
+            explaining.check_scale(scale, model.n_features),
+            explaining.fields_of_model(model, fields) if between is None else None,
+            explaining.names_of_model(model, feature_names),
+        )
 
 
 def learns_in_batches(machine: FactorizationMachine) -> str | None:

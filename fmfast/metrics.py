@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast.ranking_metrics import ContextMean, auc, average, mrr, ndcg_at, precision_at, recall_at
+
+__all__ = ["ContextMean", "auc", "average", "mrr", "ndcg_at", "precision_at", "r2_score", "recall_at"]
+
 
 def r2_score(
     target: NDArray[np.float64], prediction: NDArray[np.float64], weight: NDArray[np.float64]

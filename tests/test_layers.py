@@ -38,6 +38,7 @@ LAYERS = [
     "encoder.values",
     "encoder.fields",
     "encoder",
+    "encoder.partial",
     # kernels, and the model in them; these know no solver
     "_dispatch",
     "config",
@@ -45,6 +46,8 @@ LAYERS = [
     "model",
     "arrays",
     "columns",
+    "_selection",
+    "explain",
     # data on disk
     "_streams",
     "_batches",
@@ -63,6 +66,7 @@ LAYERS = [
     "posterior",
     "training",
     "sampling",
+    "ranking_metrics",
     "metrics",
     "modelfile",
     "checkpoint",
@@ -74,6 +78,8 @@ LAYERS = [
     "estimators",
     "bayesian",
     "libfm",
+    "retrieval",
+    "plot",
     "__init__",
     # what is built on it
     "datasets",
@@ -102,6 +108,7 @@ OPTIONAL = {
     "cli.data": {"pyarrow"},
     "cli.progress": {"tqdm"},
     "demo": {"matplotlib"},
+    "plot": {"matplotlib"},
 }
 
 
