@@ -96,14 +96,16 @@ class BayesianMachine(Machine, ABC):
             validation = self._check_eval_set(eval_set, examples.rows.n_features, meaning)
         posterior, progress, keep = self._resume(resume_from, examples, validation, meaning, is_new)
         # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
+        columns = SparseColumns.of(examples.rows, np.dtype(self.dtype))
         if progress is None:
-            posterior = self._new_posterior(examples, meaning, groups) if is_new else self.model_
+            posterior = self._new_posterior(examples, columns, meaning, groups) if is_new else self.model_
         posterior, history = draw_samples(
             posterior,
             examples,
             n_iter=int(self.n_iter),
             n_burn_in=int(self.n_burn_in),
             n_kept=int(self.n_kept_samples),
+            columns=columns,
             validation=validation,
             callbacks=self.callbacks or (),
             n_threads=count_threads(self.n_jobs, examples.rows.n_samples),
@@ -135,13 +137,16 @@ class BayesianMachine(Machine, ABC):
             )
 
     def _new_posterior(
-        self, examples: Examples, meaning: dict[str, Any], groups: NDArray[np.int32] | None
+        self,
+        examples: Examples,
+        columns: SparseColumns,
+        meaning: dict[str, Any],
+        groups: NDArray[np.int32] | None,
     ) -> Posterior:
         rows, n_factors, dtype = examples.rows, int(self.n_factors), np.dtype(self.dtype)
         if groups is None and meaning["encoder"] is not None:
             groups = check_groups(meaning["encoder"].fields_, rows.n_features)
         if groups is None:
-            columns = SparseColumns.of(rows, dtype)
             groups = columns.groups(columns.fields())
         classes = meaning.get("classes")
         chain = ChainState.new(

@@ -197,6 +197,11 @@ def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -
     return (scale if is_scale else 1.0), mean * largest
 
 
+def logistic_loss(score: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(1 + exp(score)) - y score without overflow, as in `_losses.pxd`."""
+    return np.maximum(score, 0) - y * score + np.log1p(np.exp(-np.abs(score)))
+
+
 def sigmoid(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-score)) without overflow."""
     # exp only of what is not positive: exp(-|score|) <= 1.

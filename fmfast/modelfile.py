@@ -34,19 +34,18 @@ import json
 import math
 import numbers
 import os
-import re
 import reprlib
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast._classes import decode_classes, encode_classes
 from fmfast._files import PREFIX_SIZE, little_endian, npy_prefix, replacing
 from fmfast.encoder import FeatureEncoder
 from fmfast.exceptions import ModelFileError
@@ -60,7 +59,6 @@ from fmfast.table import ParameterTable
 _FORMAT = "fmfast model"
 _FORMAT_VERSION = 1
 _BLOCK_SIZE = 1 << 22  # bytes that pass between file and table at a time
-_MAX_LABEL_BYTES = 1 << 26  # of the array of class labels: numpy pads each string to the longest
 
 # What a zip file or a JSON text that is not what it claims can raise while it is read.
 _DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, OverflowError, RuntimeError)
@@ -172,7 +170,7 @@ def check_saveable(estimator: Any, classes: NDArray | None) -> None:
         )
     check_params(estimator)
     if classes is not None:
-        _encode_classes(classes)
+        encode_classes(classes)
 
 
 def _header_of(estimator: Any, loop: SavedLoop | None) -> dict[str, Any]:
@@ -204,7 +202,7 @@ def _header_of(estimator: Any, loop: SavedLoop | None) -> dict[str, Any]:
         "dtype": model.dtype.name,
         "scale": float(model.scale),
         "offset": float(model.offset),
-        "classes": None if model.classes is None else _encode_classes(model.classes),
+        "classes": None if model.classes is None else encode_classes(model.classes),
         "feature_names": None if names is None else [str(name) for name in names],
         "encoder": None if model.encoder is None else model.encoder.to_dict(),
         "training": training,
@@ -379,49 +377,6 @@ def _decode_number(value: Any) -> Any:
     return float(value) if value in _NOT_FINITE else value
 
 
-# -- class labels -------------------------------------------------------------------------------
-
-_LABEL_DTYPE = re.compile(r"[<>|](b1|[iu][1248]|f[248]|U[0-9]{1,8}|O)", re.ASCII)
-_LABEL_TYPE = {"b": bool, "i": int, "u": int, "f": float, "U": str}
-
-
-def _encode_classes(classes: NDArray) -> dict[str, Any]:
-    labels = [label.item() if isinstance(label, np.generic) else label for label in classes.tolist()]
-    encoded = {"dtype": classes.dtype.str, "values": labels}
-    try:
-        _decode_classes(encoded)
-    except ValueError as error:
-        raise TypeError(
-            f"The class labels cannot be saved: {error}; fit with labels that are strings, integers, "
-            "booleans or finite floats, all of one type."
-        ) from error
-    return encoded
-
-
-def _decode_classes(encoded: dict[str, Any]) -> NDArray:
-    """The labels with their dtype; ValueError unless they are sorted, distinct, and of one simple type."""
-    name, labels = encoded.get("dtype"), encoded.get("values")
-    if not isinstance(name, str) or not _LABEL_DTYPE.fullmatch(name):
-        raise ValueError(f"classes have the dtype {reprlib.repr(name)}")
-    if not isinstance(labels, list) or len(labels) < 2:
-        raise ValueError("there are fewer than two classes")
-    dtype = np.dtype(name)
-    if len(labels) * dtype.itemsize > _MAX_LABEL_BYTES:
-        raise ValueError(f"{len(labels)} classes of dtype {name} take more than {_MAX_LABEL_BYTES} bytes")
-    kind = _LABEL_TYPE.get(dtype.kind, type(labels[0]))
-    if kind not in _LABEL_TYPE.values() or any(type(label) is not kind for label in labels):
-        raise ValueError(f"classes of dtype {name} are {reprlib.repr(labels)}")
-    if not all(a < b for a, b in pairwise(labels)):
-        raise ValueError(f"classes are not sorted and distinct: {reprlib.repr(labels)}")
-    if kind is float and not all(map(math.isfinite, labels)):
-        raise ValueError(f"classes are not finite: {reprlib.repr(labels)}")
-    with np.errstate(over="ignore"):
-        classes = np.array(labels, dtype=dtype)
-    if classes.tolist() != labels:
-        raise ValueError(f"classes do not fit their dtype {name}: {reprlib.repr(labels)}")
-    return classes
-
-
 # -- reading ------------------------------------------------------------------------------------
 
 
@@ -480,7 +435,7 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
         raise ValueError(f"its task or its classes are not those of a {header['class']}")
     if is_classifier and (header["scale"], header["offset"]) != (1.0, 0.0):
         raise ValueError("it is a classifier with a scale or an offset")
-    classes = _decode_classes(header["classes"]) if is_classifier else None
+    classes = decode_classes(header["classes"]) if is_classifier else None
     names = header["feature_names"]
     n_features = header["n_features"]
     if names is not None and len(names) != n_features:

@@ -89,11 +89,12 @@ def pieces(*arrays: NDArray) -> Iterator[slice]:
     A single slice if none of the arrays is mapped: sums over the pieces are then those over the whole.
     """
     length = len(arrays[0])
-    step = _PIECE if any(map(is_mapped, arrays)) else max(length, 1)
+    mapped = [array for array in arrays if is_mapped(array)]
+    step = _PIECE if mapped else max(length, 1)
     for start in range(0, length, step):
         stop = min(start + step, length)
         yield slice(start, stop)
-        for array in arrays:
+        for array in mapped:
             let_go(array, start, stop)
 
 

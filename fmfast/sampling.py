@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast.columns import SparseColumns
 from fmfast.exceptions import DivergenceError
 from fmfast.model import score_table
 from fmfast.posterior import Posterior, probit_probabilities
@@ -30,6 +31,7 @@ def draw_samples(
     n_iter: int,
     n_burn_in: int,
     n_kept: int,
+    columns: SparseColumns | None = None,
     validation: Examples | None = None,
     callbacks: Sequence[Callback] = (),
     n_threads: int = 1,
@@ -45,6 +47,8 @@ def draw_samples(
         Iterations of the whole chain that are not kept.
     n_kept : int
         Draws to keep at most.
+    columns : SparseColumns or None
+        Those of the examples, where they are known already.
     progress : Progress or None
         Where to go on; the posterior is as it was then.
     keep : callable (Posterior, Progress) or None
@@ -58,7 +62,9 @@ def draw_samples(
     posterior = replace(posterior, chain=posterior.chain.copy(), draws=list(posterior.draws))
     chain = posterior.chain
     targets = list(solver_targets(posterior, examples.target))
-    sampler = GibbsSampler(chain, examples.rows, targets, examples.weight, posterior.task == "classification")
+    sampler = GibbsSampler(
+        chain, examples.rows, targets, examples.weight, posterior.task == "classification", columns
+    )
     running = [_RunningMean(posterior, examples)]
     if validation is not None:
         running.append(_RunningMean(posterior, validation))

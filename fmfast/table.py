@@ -23,6 +23,7 @@ from fmfast._dispatch import table as kernel
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
 _WIDTHS = (0, 8, 16, 24, 32, 48, 64, 96, 128)  # as in `_core.pyx`
+_NO_STATE: NDArray[np.float64] = np.empty(0)
 BIAS_SIZE = 3  # w0 and up to two numbers of state, always float64
 
 
@@ -92,7 +93,9 @@ class ParameterTable:
         start = self.width + 1
         return self.rows[:, :, start : start + self.state_size]
 
-    def initialize(self, init_std: float, seed: int, state: NDArray, bias_state: NDArray) -> None:
+    def initialize(
+        self, init_std: float, seed: int, state: NDArray = _NO_STATE, bias_state: NDArray | float = 0.0
+    ) -> None:
         """Random V, zero w and w0, and the given initial state.
 
         Parameters
@@ -103,7 +106,7 @@ class ParameterTable:
             0 <= seed < 2^63.
         state : float64 ndarray of shape (state_size,)
             State of every feature.
-        bias_state : float64 ndarray of shape (BIAS_SIZE - 1,)
+        bias_state : float64 ndarray of shape (BIAS_SIZE - 1,), or one number for all of it
             State of w0.
         """
         self.bias[:, 0] = 0.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fmfast.config import thread_count
 from fmfast.exceptions import DivergenceError, ModelFileError
-from fmfast.model import FMModel, sigmoid
+from fmfast.model import FMModel, logistic_loss, sigmoid
 from fmfast.paging import pieces
 from fmfast.posterior import Posterior
 from fmfast.solvers import Run, Solver
@@ -310,10 +310,10 @@ def mean_loss(model: FMModel, raw: NDArray[np.float64], examples: Examples) -> f
     if model.task == "regression":
         losses = (raw - examples.target) ** 2
     else:
-        # One column per output; log(1 + exp(score)) - y score as in _losses.pxd.
+        # One column per output.
         scores = raw[:, None] if raw.ndim == 1 else raw
         targets = np.stack(list(solver_targets(model, examples.target)), axis=1)
-        losses = (np.maximum(scores, 0) - targets * scores + np.log1p(np.exp(-np.abs(scores)))).sum(axis=1)
+        losses = logistic_loss(scores, targets).sum(axis=1)
     return float(np.average(losses, weights=examples.weight if len(examples.weight) else None))
 
 
@@ -323,7 +323,7 @@ def class_probabilities(raw: NDArray[np.float64]) -> NDArray[np.float64]:
         positive = sigmoid(raw)
         return np.stack([sigmoid(-raw), positive], axis=1)
     # Normalised in logarithms, so that rows of tiny probabilities do not become 0 / 0.
-    log_p = np.minimum(raw, 0) - np.log1p(np.exp(-np.abs(raw)))
+    log_p = -logistic_loss(raw, np.ones_like(raw))
     p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 

@@ -29,6 +29,7 @@ LAYERS = [
     "exceptions",
     "_sklearn",
     "_files",
+    "_classes",
     "parameters",
     "paging",
     "validation",
@@ -274,6 +275,11 @@ def test_the_blocker_blocks():
 def test_imports_nothing_optional_where_it_is_installed():
     pytest.importorskip("sklearn")
     assert run("if True:\n    import sys\n" + USE) == "done"
+
+
+def test_import_does_not_load_scipy_stats():
+    """It would take several times as long as all of fmfast."""
+    assert run("import sys, fmfast; print('scipy.stats' in sys.modules)") == "False"
 
 
 def test_exceptions_are_those_of_scikit_learn_once_it_is_imported():

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from problems import train_on
 
 import fmfast
-from fmfast import FMClassifier, FMRegressor, ModelFileError, modelfile
+from fmfast import FMClassifier, FMRegressor, ModelFileError, _classes, modelfile
 from fmfast._files import npy_prefix
 from fmfast.solvers import SOLVERS
 
@@ -181,7 +181,7 @@ def test_other_labels_are_refused_before_anything_is_written(tmp_path, labels):
 def test_labels_that_would_fill_the_memory_are_refused_on_both_sides(tmp_path, monkeypatch):
     estimator, path = saved(tmp_path, "binary")
     assert estimator.classes_.nbytes == 24
-    monkeypatch.setattr(modelfile, "_MAX_LABEL_BYTES", 23)
+    monkeypatch.setattr(_classes, "_MAX_LABEL_BYTES", 23)
     with pytest.raises(TypeError, match="take more than 23 bytes"):
         estimator.save(tmp_path / "other.fm")
     with pytest.raises(ModelFileError, match="take more than 23 bytes"):

@@ -26,13 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmfast.model import sigmoid
-from fmfast.solvers.sweep import Sweeper, starting_std
+from fmfast.model import logistic_loss, sigmoid
+from fmfast.solvers.sweep import REFRESH, Sweeper, starting_std
 from fmfast.table import ParameterTable
 from fmfast.validation import SparseRows
-
-# Epochs between two computations of the residuals from scratch: updates add up rounding errors.
-_REFRESH = 16
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class AlsSolver:
     ) -> ParameterTable:
         """An initialised table; this solver keeps no state."""
         table = ParameterTable(n_outputs, n_features, n_factors, 0, dtype)
-        table.initialize(init_std, seed, np.empty(0), np.zeros(table.bias.shape[1] - 1))
+        table.initialize(init_std, seed)
         return table
 
     def begin(
@@ -137,6 +134,8 @@ class AlsRun:
         self._counts = self._sweeper.columns.weighted_counts(self._weight)
         self._penalty = np.full(table.n_factors + 1, solver.reg_V)
         self._penalty[-1] = solver.reg_w
+        self._one_group = np.zeros(table.n_features, dtype=np.int32)
+        self._no_prior = np.zeros((1, table.n_factors + 1))
         # Residuals are score - latent: the target of a regression, z of a classification.
         self._latent = [np.zeros(rows.n_samples) for _ in targets] if self._is_logistic else list(targets)
         self._residuals = [np.zeros(rows.n_samples, table.dtype) for _ in targets]
@@ -162,14 +161,11 @@ class AlsRun:
             # Columns without a sample stay as they are: let them mean nothing, not noise.
             table.V[:, self._counts == 0] = 0
         is_first = bool(np.isnan(self._objective[0]))
-        refresh = is_first or epoch % _REFRESH == 0
-        n_groups, size = 1, table.n_factors + 1
-        nothing = np.zeros((n_groups, size))
+        refresh = is_first or epoch % REFRESH == 0
         loss = 0.0
         for output, latent in enumerate(self._latent):
             if refresh:
-                residuals = sweeper.scores(output, executor) - latent
-                self._residuals[output][:] = residuals
+                self._residuals[output][:] = sweeper.scores(output, executor) - latent
             residuals, weight = self._residuals[output], self._weight
             if self._is_logistic:
                 weight = self._touch_from_above(output)
@@ -177,8 +173,8 @@ class AlsRun:
             linear, _ = sweeper.sum_residuals(residuals, kernel_weight, executor)
             sweeper.shift(output, residuals, -linear / (weight.sum() if len(weight) else len(residuals)))
             sweeper.sweep(
-                output, residuals, kernel_weight, alpha=1.0, groups=np.zeros(table.n_features, np.int32),
-                mean=nothing, precision=nothing, penalty=self._penalty, counts=self._counts,
+                output, residuals, kernel_weight, alpha=1.0, groups=self._one_group,
+                mean=self._no_prior, precision=self._no_prior, penalty=self._penalty, counts=self._counts,
                 executor=executor,
             )  # fmt: skip
             loss += self._loss(output)
@@ -214,9 +210,7 @@ class AlsRun:
     def _loss(self, output: int) -> float:
         residuals = self._residuals[output].astype(np.float64)
         if self._is_logistic:
-            score = residuals + self._latent[output]
-            # log(1 + exp(score)) - y score as in _losses.pxd
-            losses = np.maximum(score, 0) - self._targets[output] * score + np.log1p(np.exp(-np.abs(score)))
+            losses = logistic_loss(residuals + self._latent[output], self._targets[output])
         else:
             losses = 0.5 * residuals * residuals
         return float(losses @ self._weight if len(self._weight) else losses.sum())

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
 from fmfast._dispatch import coordinate
-from fmfast.columns import Part
-from fmfast.solvers.sweep import BLOCK_SIZE, Sweeper, run_all
+from fmfast.columns import Part, SparseColumns
+from fmfast.solvers.sweep import BLOCK_SIZE, REFRESH, Sweeper, run_all
 from fmfast.table import ParameterTable, output_seed
 from fmfast.validation import SparseRows
 
@@ -50,9 +50,6 @@ _HELD_START = 1 / 8
 
 # Whatever V starts with, its prior is neither a wall nor nothing.
 _LEAST_VARIANCE = 1e-12
-
-# Iterations between two computations of the residuals from scratch: updates add up rounding errors.
-_REFRESH = 16
 
 # Purposes of random numbers besides the blocks of factors, which are numbered from 0.
 _LATENT, _PRIOR = 1 << 32, 1 << 33
@@ -100,8 +97,7 @@ class ChainState:
     ) -> ChainState:
         """A chain before its first iteration: random V, all else 0."""
         table = ParameterTable(n_outputs, len(groups), n_factors, 0, dtype)
-        start = init_std * np.sqrt(_HELD_START)
-        table.initialize(start, seed, np.empty(0), np.zeros(table.bias.shape[1] - 1))
+        table.initialize(init_std * np.sqrt(_HELD_START), seed)
         shape = (n_outputs, int(groups.max()) + 1, n_factors + 1)
         variance = float(np.clip(init_std * init_std, _LEAST_VARIANCE, 1.0 / _LEAST_VARIANCE))
         return cls(table, groups, np.ones(n_outputs), np.zeros(shape), np.ones(shape), variance, seed)
@@ -138,6 +134,8 @@ class GibbsSampler:
         Standardised numbers, or 0 and 1 for a classification.
     weight : float64 ndarray of shape (n_samples,) or (0,), positive
     is_probit : bool
+    columns : SparseColumns or None
+        The columns of `rows`, where they are known already.
     """
 
     def __init__(
@@ -147,9 +145,10 @@ class GibbsSampler:
         targets: Sequence[NDArray[np.float64]],
         weight: NDArray[np.float64],
         is_probit: bool,
+        columns: SparseColumns | None = None,
     ) -> None:
         self._chain, self._is_probit = chain, is_probit
-        self._sweeper = Sweeper(chain.table, rows)
+        self._sweeper = Sweeper(chain.table, rows, columns)
         self._targets = targets
         self._weight = weight.astype(chain.table.dtype)
         self._n_counting = float(weight.sum()) if len(weight) else float(rows.n_samples)
@@ -166,12 +165,11 @@ class GibbsSampler:
     def iterate(self, executor: ThreadPoolExecutor | None = None) -> None:
         """Draw the next state of every output."""
         chain, sweeper = self._chain, self._sweeper
-        refresh = chain.n_iterations % _REFRESH == 0 or not self._is_begun[0]
+        refresh = chain.n_iterations % REFRESH == 0 or not self._is_begun[0]
         self._is_begun[0] = 1.0
         for output in range(chain.table.n_outputs):
             if refresh:
-                residuals = sweeper.scores(output, executor) - self._latent[output]
-                self._residuals[output][:] = residuals
+                self._residuals[output][:] = sweeper.scores(output, executor) - self._latent[output]
             residuals = self._residuals[output]
             if self._is_probit:
                 self._draw_latent(output, executor)

@@ -24,6 +24,8 @@ from fmfast.validation import SparseRows
 
 BLOCK_SIZE: int = coordinate.BLOCK_SIZE
 _PART_ROWS = 1 << 16
+# Sweeps between two computations of the residuals from scratch: updates add up rounding errors.
+REFRESH = 16
 # Variance of the pairwise term that is expected of a machine, where the target of a regression has the
 # variance 1, and the noise of the latent variable of a classification too.
 _PAIRS_VARIANCE = {"regression": 1 / 8, "classification": 1.0}
@@ -48,13 +50,14 @@ class Sweeper:
     table : ParameterTable
         Changed in place.
     rows : SparseRows
+    columns : SparseColumns or None
+        The columns of `rows`, where they are known already.
     """
 
-    def __init__(self, table: ParameterTable, rows: SparseRows) -> None:
+    def __init__(self, table: ParameterTable, rows: SparseRows, columns: SparseColumns | None = None) -> None:
         self._table, self._rows = table, rows
-        self.columns = SparseColumns.of(rows, table.dtype)
-        self.fields = self.columns.fields()
-        self._stages = self.columns.stages(self.fields)
+        self.columns = SparseColumns.of(rows, table.dtype) if columns is None else columns
+        self._stages = self.columns.stages(self.columns.fields())
         bounds = [*range(0, rows.n_samples, _PART_ROWS), rows.n_samples]
         self.row_parts: list[Part] = list(pairwise(bounds))
         # One block of factor sums, whatever the number of factors: they are summed up anew for each block.
