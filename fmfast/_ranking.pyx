@@ -124,12 +124,13 @@ cdef inline bint is_positive(const Positives* positives, int32_t item) noexcept 
 
 
 cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
-    """32 random bits: the upper half of a linear congruential generator (Knuth's MMIX).
+    """The next number of a linear congruential generator (Knuth's MMIX), of which the upper bits are random.
 
-    A pair takes a few numbers from a start of its own that `mix64` has made, and time is made of such numbers.
+    A pair takes a few from a start of its own that `mix64` has made; anything better would cost as much as all
+    the rest of a draw.
     """
     state[0] = state[0] * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
-    return state[0] >> 32
+    return state[0]
 
 
 cdef inline int32_t draw_negative(
@@ -137,12 +138,14 @@ cdef inline int32_t draw_negative(
 ) noexcept nogil:
     """A random item that is no positive of the context; there is one."""
     cdef Py_ssize_t attempt
+    cdef uint64_t r
     cdef int32_t is_exchanged, item = 0
     for attempt in range(MAX_ATTEMPTS):
-        item = <int32_t>((next_random(state) * negatives.n_items) >> 32)  # n_items < 2^31
+        r = next_random(state)
+        item = <int32_t>(((r >> 32) * negatives.n_items) >> 32)  # n_items < 2^31
         if negatives.keep != NULL:
-            # By arithmetic: a branch would be mispredicted.
-            is_exchanged = -<int32_t>(next_random(state) > negatives.keep[item])
+            # The bits below choose between the item and its alias, by arithmetic: a branch would be mispredicted.
+            is_exchanged = -<int32_t>(<uint32_t>(r >> 8) > negatives.keep[item])
             item ^= (item ^ negatives.alias[item]) & is_exchanged
         if not is_positive(positives, item):
             return item
@@ -372,7 +375,8 @@ cdef double train_task(
     floating* buffer,           # (N_VECTORS, n_factors)
 ) noexcept nogil:
     """Visit the pairs of all runs; returns the sum of weight * loss, infinity if a score diverged."""
-    cdef const Settings* settings = &task.settings
+    cdef Settings local_settings = task.settings  # where no store can change them, as the compiler sees
+    cdef const Settings* settings = &local_settings
     cdef Negatives negatives = task.negatives
     cdef Side items = task.items
     cdef floating threshold, other
@@ -415,8 +419,8 @@ cdef double train_task(
         if Ranking is Bpr:
             diff = score - score_with(table, &task.items, negative, s_context, n_factors, s_negative, q)
             task.n_draws += 1
-            loss_sum += weight * logistic_loss(diff, 1.0)
-            dloss = logistic_dloss(diff, 1.0)
+            loss_sum += weight * logistic_loss(-diff, 0.0)
+            dloss = -logistic_dloss(-diff, 0.0)  # not sigma(diff) - 1, which loses its digits
         else:
             state = pair.state
             positives = pair.positives

@@ -66,8 +66,14 @@ def check_features(X: Any, n: int, name: str, what: str, dtype: np.dtype) -> Spa
             f"{name} has {rows.n_samples} rows, expected {n}, one for each of the {what} of interactions; "
             "give both in the same order."
         )
+    if rows.n_features > _MOST:
+        raise ValueError(
+            f"{name} has {rows.n_features} columns, expected at most {_MOST}; leave out those without values."
+        )
     # The model keeps them: what the caller does to his arrays later is none of its business.
-    return SparseRows(rows.data.copy(), rows.indices.copy(), rows.indptr.copy(), rows.n_features)
+    return SparseRows(
+        rows.data.astype(dtype), rows.indices.astype(np.int32), rows.indptr.copy(), rows.n_features
+    )
 
 
 def check_columns(rows: SparseRows, known: SparseRows, name: str, fitted: str) -> None:

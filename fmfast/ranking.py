@@ -20,7 +20,7 @@ from fmfast.parameters import check_params
 from fmfast.ranked_lists import RankedLists
 from fmfast.ranking_model import RankingModel, identity_rows
 from fmfast.solvers.ranking import Positives, RankingSolver
-from fmfast.training import Callback, Stopping, count_threads, divergence, run_epochs
+from fmfast.training import Callback, Stopping, count_threads, divergence, n_set_apart, run_epochs
 from fmfast.validation import SparseRows
 
 # By loss: bench/README.md tells how they were chosen, and on what data.
@@ -105,7 +105,7 @@ class FMRanker(RankedLists):
         The parameters; the columns of the contexts come first. The w of these stay 0.
     n_contexts_, n_items_ : int
     n_skipped_contexts_ : int
-        Contexts of the last `fit` without a positive, or with nothing but positives.
+        Contexts of the last `fit` without a positive, or with nothing but positives. Not saved.
     n_features_in_ : int
         Columns of contexts and items together.
     n_iter_ : int
@@ -254,6 +254,10 @@ class FMRanker(RankedLists):
         is_new = not (self.warm_start and self.__sklearn_is_fitted__())
         if not is_new:
             self._check_continued(contexts, items)
+        positives, n_skipped = given.positives_of(positive, weight)
+        n_validation = 0
+        if held_out is None and self.early_stopping:
+            n_validation = n_set_apart(self.validation_fraction, positive.nnz, "interactions")
         # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
         # Those who go on may bring other contexts and items with the same features.
         model = (
@@ -262,9 +266,9 @@ class FMRanker(RankedLists):
             else replace(self.model_, contexts=contexts, items=items)
         )
         assert model.training is not None
-        if held_out is None and self.early_stopping:
-            positive, weight, held_out = self._split(positive, weight, model.training.seed)
-        positives, n_skipped = given.positives_of(positive, weight)
+        if n_validation:
+            positive, weight, held_out = self._split(positive, weight, n_validation, model.training.seed)
+            positives, n_skipped = given.positives_of(positive, weight)
         history = self._train(model, positives, held_out, positive, undoable=not is_new)
         if n_skipped:
             warnings.warn(
@@ -316,17 +320,11 @@ class FMRanker(RankedLists):
             float(self.popularity_power),
         )  # fmt: skip
 
+    @staticmethod
     def _split(
-        self, positive: SparseRows, weight: NDArray[np.float64], seed: int
+        positive: SparseRows, weight: NDArray[np.float64], n_validation: int, seed: int
     ) -> tuple[SparseRows, NDArray[np.float64], SparseRows]:
         """Positives to train on with their weights, and a random part to validate with."""
-        n_validation = round(self.validation_fraction * positive.nnz)
-        if n_validation == 0 or n_validation == positive.nnz:
-            raise ValueError(
-                f"early_stopping=True sets {n_validation} of {positive.nnz} interactions apart for "
-                f"validation (validation_fraction={self.validation_fraction:g}), expected some for either "
-                "part; give more interactions, an eval_set, or early_stopping=False."
-            )
         kept = np.ones(positive.nnz, dtype=bool)
         kept[np.random.default_rng([seed, 0]).permutation(positive.nnz)[:n_validation]] = False
         weight = weight[kept] if len(weight) else weight

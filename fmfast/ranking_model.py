@@ -42,9 +42,9 @@ class RankingModel(FMModel):
 
 
 def identity_rows(n: int, dtype: np.dtype) -> SparseRows:
-    """An id for each of n things: a matrix with ones on its diagonal."""
-    index = np.int32 if n < 2**31 else np.int64
-    return SparseRows(np.empty(0, dtype), np.arange(n, dtype=index), np.arange(n + 1, dtype=np.int64), n)
+    """An id for each of n < 2^31 things: a matrix with ones on its diagonal."""
+    columns = np.arange(n, dtype=np.int32)
+    return SparseRows(np.empty(0, dtype), columns, np.arange(n + 1, dtype=np.int64), n)
 
 
 def is_identity(rows: SparseRows) -> bool:

@@ -318,6 +318,18 @@ def count_threads(n_jobs: int | None, n_samples: int) -> int:
     return min(thread_count(n_jobs), 1 + n_samples // _SAMPLES_PER_THREAD)
 
 
+def n_set_apart(fraction: float, n: int, what: str) -> int:
+    """How many of n samples early stopping sets apart for validation; not 0, and not all."""
+    n_validation = round(fraction * n)
+    if n_validation == 0 or n_validation == n:
+        raise ValueError(
+            f"early_stopping=True sets {n_validation} of {n} {what} apart for validation "
+            f"(validation_fraction={fraction:g}), expected some for either part; give more {what}, an "
+            "eval_set, or early_stopping=False."
+        )
+    return n_validation
+
+
 def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """The target of each output: standardised, or 0/1 per class (one versus rest)."""
     if model.task == "regression":

@@ -73,6 +73,7 @@ LAYERS = [
     "sampling",
     "ranking_metrics",
     "metrics",
+    "_siderows",
     "modelfile",
     "checkpoint",
     # the surface
