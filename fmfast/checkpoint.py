@@ -223,7 +223,7 @@ def _checksum_of_rows(examples: Examples) -> list[int]:
     return [rows.n_samples, rows.n_features, rows.nnz, *checksums]
 
 
-def _checksum(array: NDArray) -> int:
+def _checksum(array: NDArray[Any]) -> int:
     """CRC of the numbers, whatever their width; of a long array, of stretches all over it."""
     starts: Any = range(0, len(array), _STRETCH)
     if len(starts) > _N_STRETCHES:

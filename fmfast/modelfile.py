@@ -87,7 +87,7 @@ class SavedLoop:
 
     identity: dict[str, Any]
     is_finished: bool
-    arrays: dict[str, NDArray] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def save_model(path: str | os.PathLike[str], estimator: Any, loop: SavedLoop | None = None) -> None:
@@ -160,7 +160,7 @@ def _load(path: str, with_loop: bool) -> tuple[Any, SavedLoop | None]:
 # -- the header ---------------------------------------------------------------------------------
 
 
-def check_saveable(estimator: Any, classes: NDArray | None) -> None:
+def check_saveable(estimator: Any, classes: NDArray[Any] | None) -> None:
     """Refuse what no file can hold: a derived class, odd labels, invalid settings."""
     name = type(estimator).__name__
     if _CLASSES.get(name) is not type(estimator):
@@ -517,7 +517,7 @@ def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipI
 # -- arrays -------------------------------------------------------------------------------------
 
 
-def _arrays(model: FMModel | Posterior) -> dict[str, NDArray]:
+def _arrays(model: FMModel | Posterior) -> dict[str, NDArray[Any]]:
     """The members besides the header: views of what the model holds."""
     if isinstance(model, FMModel):
         table = model.table
@@ -544,7 +544,7 @@ def all_finite(model: FMModel | Posterior) -> bool:
     return draws_are_finite and model.chain.table.all_finite() and model.chain.is_finite()
 
 
-def _blocks(array: NDArray) -> Iterator[NDArray]:
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Views that together are the array, in C order, each of about `_BLOCK_SIZE` bytes at most."""
     if not array.size:
         return
@@ -554,7 +554,7 @@ def _blocks(array: NDArray) -> Iterator[NDArray]:
             yield part[start : start + step]
 
 
-def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
+def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
     # A ZipInfo carries no time: equal models make equal files.
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         member.write(npy_prefix(array))
@@ -562,7 +562,7 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
             member.write(np.ascontiguousarray(block, dtype=little_endian(array)).data)
 
 
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray) -> None:
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray[Any]) -> None:
     """Fill the array from a member of just its dtype and shape; the last byte checks the CRC."""
     prefix = npy_prefix(array)
     with archive.open(info) as member:

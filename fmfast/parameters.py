@@ -89,7 +89,7 @@ class available_if:
     def __init__(self, condition: Callable[[Any], str | None]) -> None:
         self._condition = condition
 
-    def __call__(self, method: Callable) -> Any:
+    def __call__(self, method: Callable[..., Any]) -> Any:
         self._method = method
         functools.update_wrapper(self, method)
         return self

@@ -38,8 +38,8 @@ class SparseRows:
     n_features : int
     """
 
-    data: NDArray
-    indices: NDArray
+    data: NDArray[Any]
+    indices: NDArray[Any]
     indptr: NDArray[np.int64]
     n_features: int
 
@@ -115,7 +115,7 @@ class SparseRows:
         )
 
 
-def feature_names_of(X: Any) -> NDArray | None:
+def feature_names_of(X: Any) -> NDArray[Any] | None:
     """Column names of a DataFrame if all are strings, else None (an error if only some are)."""
     columns = getattr(X, "columns", None)
     if columns is None or sp.issparse(X):
@@ -130,7 +130,7 @@ def feature_names_of(X: Any) -> NDArray | None:
     return names if n_strings else None
 
 
-def check_feature_names(X: Any, fitted: NDArray | None, estimator_name: str) -> None:
+def check_feature_names(X: Any, fitted: NDArray[Any] | None, estimator_name: str) -> None:
     """Compare the column names of X with those seen by `fit`; warn or raise as scikit-learn does."""
     names = feature_names_of(X)
     if names is None:
@@ -230,7 +230,7 @@ def _check_csr(X: Any, dtype: np.dtype, name: str) -> SparseRows:
     return SparseRows(np.empty(0, dtype) if all_ones else data, indices, indptr, n_features)
 
 
-def _inspect_columns(indices: NDArray, indptr: NDArray[np.int64], n_features: int) -> tuple[str, int]:
+def _inspect_columns(indices: NDArray[Any], indptr: NDArray[np.int64], n_features: int) -> tuple[str, int]:
     """(finding, position of the offending element), as `_csr.inspect_columns`."""
     found = "canonical"
     for start, stop in Pages(indptr, (indices,)).pieces():
@@ -244,7 +244,7 @@ def _inspect_columns(indices: NDArray, indptr: NDArray[np.int64], n_features: in
     return found, -1
 
 
-def _inspect_values(data: NDArray, limit: float) -> tuple[int, bool]:
+def _inspect_values(data: NDArray[Any], limit: float) -> tuple[int, bool]:
     """(position of the first value that is not finite or beyond +-limit, or -1; whether all values are 1)."""
     all_ones = True
     for part in pieces(data):
@@ -255,7 +255,7 @@ def _inspect_values(data: NDArray, limit: float) -> tuple[int, bool]:
     return -1, all_ones
 
 
-def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
+def _csr_arrays(X: Any, name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """data, indices and indptr of a CSR matrix, checked to fit each other; no column index is looked at."""
     data, indices, indptr = np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr)
     problem = ""
@@ -289,7 +289,7 @@ def _first_decrease(indptr: NDArray[np.int64]) -> int:
     for part in pieces(indptr):
         row = _csr.first_decrease(indptr[part.start : part.stop + 1])
         if row >= 0:
-            return part.start + row
+            return int(part.start + row)
     return -1
 
 
@@ -368,7 +368,7 @@ def _row_of(position: int, indptr: NDArray[np.int64]) -> int:
 # ---------------------------------------------------------------------------------------------
 
 
-def numeric_array(values: Any, name: str) -> NDArray:
+def numeric_array(values: Any, name: str) -> NDArray[Any]:
     """A real numeric array of any shape; strings and arbitrary objects are refused."""
     refuse_sparse(values, name)
     try:
@@ -412,7 +412,7 @@ def _check_numeric(dtype: np.dtype, name: str) -> None:
         )
 
 
-def _as_float(values: NDArray, dtype: np.dtype) -> NDArray:
+def _as_float(values: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
     """Native float32 or float64: those stay what they are, wider ones become float64, all else `dtype`."""
     given = values.dtype
     if given.kind == "f" and given.itemsize >= 4:
