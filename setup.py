@@ -1,6 +1,7 @@
 """The extension modules and their compiler flags; everything else stands in pyproject.toml.
 
-FMFAST_DEBUG=1 builds with bounds checks and without optimisation.
+FMFAST_DEBUG=1 builds with checks of bounds and of overflow, and without optimisation.
+FMFAST_SANITIZE=address,undefined builds with the sanitizers of GCC or Clang; how to run it, says CONTRIBUTING.md.
 """
 
 import os
@@ -11,6 +12,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FMFAST_DEBUG", "0") not in ("", "0")
+SANITIZE = os.environ.get("FMFAST_SANITIZE", "")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 if sys.platform == "win32":
@@ -31,10 +33,30 @@ else:
         # factors took longer than 32. Clang and others ignore what they do not know.
         FLAGS += ["--param=max-completely-peel-times=7"]
 
+LINK_FLAGS = []
+if SANITIZE:
+    # The first fault ends the process: one that is only printed would be overlooked.
+    LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
+    FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-wrapv", "-O1", "-g", "-fno-omit-frame-pointer"]
+    MACROS = []
+
+# Here, and not on top of each file, where they could not be changed from outside. No index is ever negative,
+# so that wraparound would only hide an error from the check of bounds.
+DIRECTIVES = {
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "overflowcheck": DEBUG,
+    "wraparound": False,
+}
+
 
 def extension(name, flags=()):
     return Extension(
-        f"fmfast.{name}", [f"fmfast/{name}.pyx"], extra_compile_args=[*FLAGS, *flags], define_macros=MACROS
+        f"fmfast.{name}",
+        [f"fmfast/{name}.pyx"],
+        extra_compile_args=[*FLAGS, *flags],
+        extra_link_args=LINK_FLAGS,
+        define_macros=MACROS,
     )
 
 
@@ -48,9 +70,7 @@ if X86_64:
     ]
 
 setup(
-    ext_modules=cythonize(
-        extensions, compiler_directives={"boundscheck": True, "cdivision": False} if DEBUG else {}
-    ),
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, force=DEBUG),
     # The compiler takes most of the time, one process per module.
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )
