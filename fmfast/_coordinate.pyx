@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Column-wise updates: least squares (ALS) and Gibbs sampling, a block of factors at a time.
 
 The score is linear in the parameters of one column j, theta_j = (v_jf for f in a block, w_j): with

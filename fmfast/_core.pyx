@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """THE hot loop: score of CSR rows, and one pass of per-sample updates over them.
 
     score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                       (Rendle 2010, eq. 1)

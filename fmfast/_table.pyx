@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Filling and checking the parameter table, at the speed of memory.
 
 Initial factors come from a counter-based generator: V_jf is a function of (seed, j, f) alone. So
 any thread can fill any rows in any order, and a table that grows later has the same rows as one
 that was made large from the start.
 """
+cimport cython
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -13,6 +14,7 @@ ctypedef fused floating:
     double
 
 
+@cython.overflowcheck(False)  # of an unsigned product, the low bits are what is wanted
 cdef inline uint64_t mix64(uint64_t x) noexcept nogil:
     """SplitMix64 (Steele, Lea, Flood 2014): the finalizer that makes a stream of a counter."""
     x += <uint64_t>0x9E3779B97F4A7C15
@@ -21,6 +23,7 @@ cdef inline uint64_t mix64(uint64_t x) noexcept nogil:
     return x ^ (x >> 31)
 
 
+@cython.overflowcheck(False)
 cdef inline uint32_t mix32(uint32_t x) noexcept nogil:
     """An integer hash of 32 bits with low bias: multiplications and shifts that vectorise well."""
     x = (x ^ (x >> 16)) * <uint32_t>0x7FEB352D
@@ -28,6 +31,7 @@ cdef inline uint32_t mix32(uint32_t x) noexcept nogil:
     return x ^ (x >> 16)
 
 
+@cython.overflowcheck(False)
 def fill_rows(
     floating[:, ::1] rows,          # OUT    (n_rows, stride)
     int64_t first_feature,          # IN     the feature of rows[0]

@@ -494,7 +494,7 @@ def _check_chain(chain: ChainState, is_classifier: bool) -> None:
     """Refuse the state of a chain that no sampler can have left."""
     if not np.array_equal(np.unique(chain.groups), np.arange(chain.n_groups)):
         raise ValueError(f"its groups are not numbered from 0 to {chain.n_groups - 1}")
-    if not (chain.alpha > 0).all() or not (chain.precision > 0).all():
+    if not (_is_precision(chain.alpha) and _is_precision(chain.precision)):
         raise ValueError("it has precisions that are not positive")
     if is_classifier and (chain.alpha != 1.0).any():
         raise ValueError("it is a classifier with a precision of its noise")
@@ -538,10 +538,15 @@ def all_finite(model: FMModel | Posterior) -> bool:
     if isinstance(model, FMModel):
         return model.table.all_finite()
     draws_are_finite = all(
-        draw.table.all_finite() and bool(np.isfinite(draw.alpha).all() and (draw.alpha > 0).all())
+        draw.table.all_finite() and bool(np.isfinite(draw.alpha).all()) and _is_precision(draw.alpha)
         for draw in model.draws
     )
     return draws_are_finite and model.chain.table.all_finite() and model.chain.is_finite()
+
+
+def _is_precision(values: NDArray[np.float64]) -> bool:
+    """Whether all are positive, and their inverses, which are variances, finite."""
+    return bool((values >= np.finfo(np.float64).tiny).all())
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -240,6 +240,11 @@ class _BestEpoch:
     def replay(self, history: list[dict[str, Any]]) -> None:
         """Take note of the epochs of a fit that goes on."""
         for record in history:
+            if not isinstance(record.get("validation_score"), (int, float)):
+                raise ModelFileError(
+                    "The checkpoint holds an epoch without a validation score, which early stopping goes by; "
+                    "remove it, and start anew."
+                )
             self.is_past(record)
 
     def remembered(self) -> dict[str, NDArray[Any]]:

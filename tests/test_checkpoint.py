@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import zipfile
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from problems import CASES, IDS, quantile_classes
-from refusal import assert_one_sentence
+from refusal import assert_one_sentence, state_of
 from sklearn.base import clone
 
 import fmfast
@@ -29,6 +31,7 @@ from fmfast import (
     checkpoint,
     modelfile,
 )
+from fmfast._files import npy_prefix
 
 rng = np.random.default_rng(0)
 X = sp.random_array((300, 20), density=0.3, format="csr", rng=rng)
@@ -617,3 +620,47 @@ def test_ctrl_c_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert all(name.endswith(".fm") for name in names_in(tmp_path))
     resumed = FMRegressor(**params).fit(X, Y, resume_from=tmp_path)
     assert outcome(resumed) == outcome(FMRegressor(**params).fit(X, Y))
+
+
+# -- from anywhere ---------------------------------------------------------------------------------
+
+
+def changed_header(path, change):
+    """The same checkpoint with another header."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = json.loads(members["header.npy"][128:])
+    change(header)
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    members["header.npy"] = npy_prefix(text) + text.tobytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda h: h["loop"]["identity"].__setitem__("settings", None), "of a fit with"),
+        (lambda h: h["loop"]["identity"]["settings"].__setitem__("tol", "x" * 10**6), "tol='xxx"),
+        (lambda h: h["loop"]["identity"].clear(), "of a fit with"),
+        (lambda h: h["history"][0].pop("validation_score"), "without a validation score"),
+        (lambda h: h["history"][1].__setitem__("validation_score", None), "without a validation score"),
+    ],
+)
+def test_checkpoints_that_no_fit_has_written(tmp_path, change, word):
+    callbacks = [Checkpoint(tmp_path), kill_at(5)]
+    fm = FMRegressor(n_factors=2, max_iter=9, random_state=0, callbacks=callbacks, **EARLY)
+    with pytest.raises(Killed):
+        fm.fit(X, Y)
+    path = sorted(tmp_path.iterdir())[-1]
+    for other in sorted(tmp_path.iterdir())[:-1]:
+        other.unlink()
+    changed_header(path, change)
+    fm.set_params(callbacks=None)
+    before = state_of(fm)
+    with pytest.raises(ValueError, match=".") as caught:
+        fm.fit(X, Y, resume_from=tmp_path)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    assert word in str(caught.value)
+    assert state_of(fm) == before

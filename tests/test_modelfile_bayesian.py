@@ -231,6 +231,8 @@ MEMBER_CHANGES = {
         for value in (np.nan, np.inf)
     },
     "alpha of 0": (change_array("alpha", set_item(0.0)), POSITIVE),
+    "alpha without an inverse": (change_array("alpha", set_item(1e-309)), POSITIVE),
+    "a draw with noise without end": (change_array("draw2_alpha", set_item(1e-309)), "NaN or infinite"),
     "a negative precision": (change_array("precision", set_item(-1.0)), POSITIVE),
     "a precision of 0": (change_array("precision", set_item(0.0)), POSITIVE),
     "a draw without noise": (change_array("draw2_alpha", set_item(0.0)), "NaN or infinite|" + POSITIVE),
