@@ -337,7 +337,7 @@ def update_columns(
     double alpha,                   # IN     precision of the residuals
     const int32_t[::1] groups,      # IN     (n_features,)
     const double[:, ::1] mean,      # IN     (n_groups, SIZE) of the prior
-    const double[:, ::1] precision, # IN     (n_groups, SIZE) of the prior
+    const double[:, ::1] precision,  # IN    (n_groups, SIZE) of the prior
     const double[::1] penalty,      # IN     (SIZE,) precision besides, times the count of the column
     const double[::1] counts,       # IN     (n_features,) or (0,): all are 0
     const double[:, ::1] noise,     # IN     (stop - first, SIZE), or (0, SIZE): least squares

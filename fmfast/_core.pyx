@@ -39,7 +39,7 @@ from fmfast._chunks cimport (
 from fmfast._losses cimport Loss, loss_derivative, loss_value
 from fmfast._own_rows cimport log2_of, merge_row, own_slot, owners, try_lock, unlock
 from fmfast._steps cimport (
-    ADAGRAD, FTRL, SGD, AdaGrad, Ftrl, Settings, Sgd, Solver, SolverCode, factor_state_size, step_factors,
+    ADAGRAD, SGD, AdaGrad, Ftrl, Settings, Sgd, Solver, SolverCode, factor_state_size, step_factors,
     step_weight, weight_state_size,
 )
 

@@ -177,8 +177,7 @@ cdef inline uint64_t rounded_digits(
     cdef int64_t e = <int64_t>(bits >> 52) - 1023 - 63      # x = m * 2^e
     cdef int64_t k = n_digits - 1 - (((e + 63) * 78913) >> 18)
     cdef int64_t shift
-    cdef int i
-    for i in range(n_digits):
+    for _ in range(n_digits):
         limit *= 10
     while True:
         # x * 10^k = high half of the product / 2^shift

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-from test_modelfile import (
+from model_files import (
     TARGETS,
     X,
     assert_refused,
@@ -18,7 +17,8 @@ from test_modelfile import (
     set_item,
     with_header,
 )
-from test_modelfile import saved as saved_point_estimate
+from model_files import saved as saved_point_estimate
+from numpy.testing import assert_array_equal
 
 import fmfast
 from fmfast import BayesianFMClassifier, BayesianFMRegressor, ModelFileError
