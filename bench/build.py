@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sysconfig
 from functools import cache
+from typing import Any
 from unittest.mock import patch
 
 import setuptools
@@ -38,15 +39,21 @@ def flags(level: str) -> list[str]:
 
 def extension_like_core(level: str) -> setuptools.Extension:
     """The hot loop's entry in `setup.py` for one level."""
-    return _extensions()[f"fmfast._core{_SUFFIX[level]}"]
+    extensions = {extension.name: extension for extension in _setup()["extensions"]}
+    return extensions[f"fmfast._core{_SUFFIX[level]}"]
+
+
+def with_forced_inlining(extensions: list[setuptools.Extension]) -> list[setuptools.Extension]:
+    """What `setup.py` does to the C of its extensions, before that is compiled."""
+    forced: list[setuptools.Extension] = _setup()["with_forced_inlining"](extensions)
+    return forced
 
 
 @cache
-def _extensions() -> dict[str, setuptools.Extension]:
-    """The extensions that `setup.py` declares; nothing is compiled."""
+def _setup() -> dict[str, Any]:
+    """What `setup.py` defines; nothing is compiled."""
     with (
-        patch("setuptools.setup") as setup,
+        patch("setuptools.setup"),
         patch("Cython.Build.cythonize", lambda extensions, **options: extensions),
     ):
-        runpy.run_path(str(ROOT / "setup.py"))
-    return {extension.name: extension for extension in setup.call_args.kwargs["ext_modules"]}
+        return runpy.run_path(str(ROOT / "setup.py"))

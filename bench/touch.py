@@ -51,7 +51,9 @@ def compiled(level: str) -> ModuleType:
         define_macros=like.define_macros,
     )
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        extensions = cythonize([extension], include_path=[str(ROOT)], build_dir=folder, quiet=True)
+        extensions = build.with_forced_inlining(
+            cythonize([extension], include_path=[str(ROOT)], build_dir=folder, quiet=True)
+        )
         command = build_ext(setuptools.Distribution({"name": "_touch", "ext_modules": extensions}))
         command.build_lib, command.build_temp = folder, folder
         command.ensure_finalized()

@@ -19,7 +19,7 @@ _LABEL_DTYPE = re.compile(r"[<>|](b1|[iu][1248]|f[248]|U[0-9]{1,8}|O)", re.ASCII
 _LABEL_TYPE = {"b": bool, "i": int, "u": int, "f": float, "U": str}
 
 
-def encode_classes(classes: NDArray) -> dict[str, Any]:
+def encode_classes(classes: NDArray[Any]) -> dict[str, Any]:
     labels = [label.item() if isinstance(label, np.generic) else label for label in classes.tolist()]
     encoded = {"dtype": classes.dtype.str, "values": labels}
     try:
@@ -32,7 +32,7 @@ def encode_classes(classes: NDArray) -> dict[str, Any]:
     return encoded
 
 
-def decode_classes(encoded: dict[str, Any]) -> NDArray:
+def decode_classes(encoded: dict[str, Any]) -> NDArray[Any]:
     """The labels with their dtype; ValueError unless they are sorted, distinct, and of one simple type."""
     name, labels = encoded.get("dtype"), encoded.get("values")
     if not isinstance(name, str) or not _LABEL_DTYPE.fullmatch(name):

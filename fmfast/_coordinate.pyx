@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Column-wise updates: least squares (ALS) and Gibbs sampling, a block of factors at a time.
 
 The score is linear in the parameters of one column j, theta_j = (v_jf for f in a block, w_j): with
@@ -337,7 +337,7 @@ def update_columns(
     double alpha,                   # IN     precision of the residuals
     const int32_t[::1] groups,      # IN     (n_features,)
     const double[:, ::1] mean,      # IN     (n_groups, SIZE) of the prior
-    const double[:, ::1] precision, # IN     (n_groups, SIZE) of the prior
+    const double[:, ::1] precision,  # IN    (n_groups, SIZE) of the prior
     const double[::1] penalty,      # IN     (SIZE,) precision besides, times the count of the column
     const double[::1] counts,       # IN     (n_features,) or (0,): all are 0
     const double[:, ::1] noise,     # IN     (stop - first, SIZE), or (0, SIZE): least squares

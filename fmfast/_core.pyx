@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """THE hot loop: score of CSR rows, and one pass of per-sample updates over them.
 
     score(x) = w0 + sum_j w_j x_j + sum_{j<l} <v_j, v_l> x_j x_l                       (Rendle 2010, eq. 1)
@@ -39,7 +39,7 @@ from fmfast._chunks cimport (
 from fmfast._losses cimport Loss, loss_derivative, loss_value
 from fmfast._own_rows cimport log2_of, merge_row, own_slot, owners, try_lock, unlock
 from fmfast._steps cimport (
-    ADAGRAD, FTRL, SGD, AdaGrad, Ftrl, Settings, Sgd, Solver, SolverCode, factor_state_size, step_factors,
+    ADAGRAD, SGD, AdaGrad, Ftrl, Settings, Sgd, Solver, SolverCode, factor_state_size, step_factors,
     step_weight, weight_state_size,
 )
 from fmfast._widths cimport (

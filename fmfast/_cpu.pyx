@@ -1,9 +1,14 @@
 # cython: language_level=3
-"""What the CPU can do: the highest x86-64 level (0 elsewhere) that the kernels are built for."""
+"""What the CPU can do: the highest x86-64 level that the kernels are built for.
+
+`setup.py` defines FMFAST_LEVELS where it builds them for levels.
+"""
 
 cdef extern from *:
     """
-    #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+    #if !defined(FMFAST_LEVELS)
+    static int fmfast_cpu_level(void) { return 0; }
+    #elif (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
     static int fmfast_cpu_level(void) {
         __builtin_cpu_init();
         if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
@@ -29,5 +34,5 @@ cdef extern from *:
 
 
 def x86_64_level():
-    """4, 3 or 1 on x86-64 (level 2 has no build of its own), 0 on other architectures."""
+    """4, 3 or 1 on x86-64 (level 2 has no build of its own); 0 elsewhere, and where there is one build only."""
     return fmfast_cpu_level()

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Inspection of CSR arrays, before any kernel may trust them.
 
 Pure reading: nothing here changes its arguments. What a finding means to the user is told by

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True, overflowcheck=False
 """Decimal numbers to binary and back, correctly rounded.
 
 A decimal is w * 10^q, with w an integer of 64 bits. The nearest double is found by one or two products
@@ -10,7 +10,7 @@ number under the GIL, which depends on no locale.
 Writing goes the other way by trial: round to ever more digits until reading gives the number back. So what
 is written is right because it has been read.
 
-Nothing here knows of text files.
+Nothing here knows of text files. Products of 64 bits are meant to overflow, so that no build checks that.
 """
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs, isinf, nextafterf
@@ -177,8 +177,7 @@ cdef inline uint64_t rounded_digits(
     cdef int64_t e = <int64_t>(bits >> 52) - 1023 - 63      # x = m * 2^e
     cdef int64_t k = n_digits - 1 - (((e + 63) * 78913) >> 18)
     cdef int64_t shift
-    cdef int i
-    for i in range(n_digits):
+    for _ in range(n_digits):
         limit *= 10
     while True:
         # x * 10^k = high half of the product / 2^shift

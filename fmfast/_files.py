@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 PREFIX_SIZE = 128  # bytes before the numbers of an .npy file
 
 
-def npy_prefix(array: NDArray) -> bytes:
+def npy_prefix(array: NDArray[Any]) -> bytes:
     """Magic, version and dtype of an .npy file, always as long, and on any machine the same."""
     text = f"{{'descr': '{little_endian(array).str}', 'fortran_order': False, 'shape': {array.shape}, }}"
     magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", PREFIX_SIZE - 10)
     return magic + text.encode().ljust(PREFIX_SIZE - 11) + b"\n"
 
 
-def little_endian(array: NDArray) -> np.dtype:
+def little_endian(array: NDArray[Any]) -> np.dtype:
     """The dtype of the array as files hold it."""
     return array.dtype.newbyteorder("<")
 

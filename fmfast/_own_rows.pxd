@@ -1,9 +1,10 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """A thread's own copies of the table rows of frequent features; why, says `fmfast.solvers.threads`.
 
 A copy stands in one of a few hundred *slots*, and a row of the table can have its copy in one slot only, the
 one that its address hashes to. So looking for a copy costs one comparison, whether there is one or not.
 """
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 cdef extern from *:
@@ -36,6 +37,7 @@ cdef inline int log2_of(Py_ssize_t n_slots) noexcept nogil:
     return log2
 
 
+@cython.overflowcheck(False)  # of the product, the low 32 bits are what is wanted
 cdef inline Py_ssize_t own_slot(Py_ssize_t address, int n_slots_log2) noexcept nogil:
     """The one slot in which a row can have its copy: multiplicative hashing (Knuth, TAOCP 6.4)."""
     return <Py_ssize_t>((<uint32_t>address * <uint32_t>0x9E3779B1) >> (32 - n_slots_log2))

@@ -1,8 +1,10 @@
 # cython: language_level=3
 """Random numbers from counters: the number is a function of its place, not of what was drawn before it."""
+cimport cython
 from libc.stdint cimport uint64_t
 
 
+@cython.overflowcheck(False)  # of an unsigned product, the low bits are what is wanted
 cdef inline uint64_t mix64(uint64_t x) noexcept nogil:
     """SplitMix64 (Steele, Lea, Flood 2014): the finalizer that makes a stream of a counter."""
     x += <uint64_t>0x9E3779B97F4A7C15

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Learning to rank: updates for (context, positive item, sampled negative item).
 
 Contexts and items have columns of their own, so that the score of a pair splits,
@@ -25,6 +25,7 @@ Symbols
 A row of the table is as in `_core.pyx`, with the state of `adagrad`. Every pair has random numbers of its own,
 a function of (seed, pair): what is drawn for it depends neither on the order of the visit nor on threads.
 """
+cimport cython
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -70,6 +71,7 @@ cdef struct Side:
     const int64_t* start        # (n_rows + 1,)
     const int64_t* address      # (nnz,)
     const void* x               # (nnz,) of the table's type
+    bint is_single              # whether each row has one value, as ids have
 
 
 cdef struct Negatives:
@@ -100,10 +102,10 @@ cdef struct Pair:
 # Negatives
 # ---------------------------------------------------------------------------------------------
 
+@cython.overflowcheck(False)  # of an unsigned product, the low bits are what is wanted
 cdef inline uint32_t slot_of(int32_t item, uint32_t mask) noexcept nogil:
     """Where the search for an item in a set begins."""
-    cdef uint32_t h = <uint32_t>item * <uint32_t>0x9E3779B1
-    return (h ^ (h >> 16)) & mask
+    return <uint32_t>((<uint64_t>item * <uint64_t>0x9E3779B97F4A7C15) >> 32) & mask
 
 
 cdef inline Positives positives_of(const Negatives* negatives, Py_ssize_t context) noexcept nogil:
@@ -123,6 +125,7 @@ cdef inline bint is_positive(const Positives* positives, int32_t item) noexcept 
     return False
 
 
+@cython.overflowcheck(False)
 cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
     """The next number of a linear congruential generator (Knuth's MMIX), of which the upper bits are random.
 
@@ -133,25 +136,38 @@ cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
     return state[0]
 
 
-cdef inline int32_t draw_negative(
+cdef inline int32_t draw_item(const Negatives* negatives, uint64_t* state) noexcept nogil:
+    """A random item, in proportion to its popularity."""
+    cdef uint64_t r = next_random(state)
+    cdef int32_t is_exchanged, item = <int32_t>(((r >> 32) * negatives.n_items) >> 32)  # n_items < 2^31
+    if negatives.keep != NULL:
+        # The bits below choose between the item and its alias, by arithmetic: a branch would be mispredicted.
+        is_exchanged = -<int32_t>(<uint32_t>(r >> 8) > negatives.keep[item])
+        item ^= (item ^ negatives.alias[item]) & is_exchanged
+    return item
+
+
+cdef int32_t draw_again(
     const Negatives* negatives, const Positives* positives, uint64_t* state
 ) noexcept nogil:
-    """A random item that is no positive of the context; there is one."""
+    """`draw_negative` after a first one that was a positive."""
     cdef Py_ssize_t attempt
-    cdef uint64_t r
-    cdef int32_t is_exchanged, item = 0
-    for attempt in range(MAX_ATTEMPTS):
-        r = next_random(state)
-        item = <int32_t>(((r >> 32) * negatives.n_items) >> 32)  # n_items < 2^31
-        if negatives.keep != NULL:
-            # The bits below choose between the item and its alias, by arithmetic: a branch would be mispredicted.
-            is_exchanged = -<int32_t>(<uint32_t>(r >> 8) > negatives.keep[item])
-            item ^= (item ^ negatives.alias[item]) & is_exchanged
+    cdef int32_t item = 0
+    for attempt in range(1, MAX_ATTEMPTS):
+        item = draw_item(negatives, state)
         if not is_positive(positives, item):
             return item
     while is_positive(positives, item):
         item = item + 1 if <uint64_t>(item + 1) < negatives.n_items else 0
     return item
+
+
+cdef inline int32_t draw_negative(
+    const Negatives* negatives, const Positives* positives, uint64_t* state
+) noexcept nogil:
+    """A random item that is no positive of the context; there is one."""
+    cdef int32_t item = draw_item(negatives, state)
+    return draw_again(negatives, positives, state) if is_positive(positives, item) else item
 
 
 # ---------------------------------------------------------------------------------------------
@@ -204,11 +220,10 @@ cdef inline floating score_with(
 ) noexcept nogil:
     """b + <s_context, s> of one item: its score without const_c."""
     cdef const floating* v
-    cdef Py_ssize_t first = side.start[row]
     cdef floating b
-    if side.start[row + 1] - first == 1:  # nothing to add up: straight from the table
-        v = table + side.address[first]
-        return (<const floating*>side.x)[first] * (v[n_factors] + dot(s_context, v, n_factors))
+    if side.is_single:  # nothing to add up: straight from the table
+        v = table + side.address[row]
+        return (<const floating*>side.x)[row] * (v[n_factors] + dot(s_context, v, n_factors))
     b = add_up(table, side, row, n_factors, s, q)
     return b + dot(s_context, s, n_factors)
 
@@ -555,9 +570,15 @@ def fill_alias(
 
 cdef Side side_of(const int64_t[::1] start, const int64_t[::1] address, const floating[::1] x):
     cdef Side side
+    cdef Py_ssize_t row
     side.start = &start[0]
     side.address = &address[0] if address.shape[0] else NULL
     side.x = &x[0] if x.shape[0] else NULL
+    side.is_single = True
+    for row in range(start.shape[0] - 1):
+        if start[row + 1] - start[row] != 1:
+            side.is_single = False
+            break
     return side
 
 

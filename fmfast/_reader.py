@@ -33,8 +33,8 @@ _B = TypeVar("_B")
 class Block(NamedTuple):
     """Consecutive rows as `TextReader` yields them, canonical but for columns counted as in the file."""
 
-    data: NDArray
-    indices: NDArray  # int32, or int64 where the block needs it
+    data: NDArray[Any]
+    indices: NDArray[Any]  # int32, or int64 where the block needs it
     indptr: NDArray[np.int64]
     y: NDArray[np.float64]  # empty without labels
     qid: NDArray[np.int64]  # empty without queries

@@ -17,7 +17,7 @@ _EXACT_AT_ONCE = 1 << 15  # pairs whose vectors are gathered at a time
 
 
 def exact_dots(
-    A: NDArray, B: NDArray, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    A: NDArray[Any], B: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """<A[rows[p]], B[columns[p]]> for each p, in float64: float32 products are exact in it."""
     dots = np.empty(len(rows))
@@ -38,12 +38,13 @@ def rounding_margin(norms_a: Any, norms_b: Any, n_terms: int, dtype: np.dtype) -
     return (n_terms + 2) * float(np.finfo(dtype).eps) * norms_a * norms_b
 
 
-def norms_of(A: NDArray) -> NDArray[np.float64]:
+def norms_of(A: NDArray[Any]) -> NDArray[np.float64]:
     """Euclidean norms of the rows, accumulated in float64, without a float64 copy of A."""
-    return np.sqrt(np.einsum("if,if->i", A, A, dtype=np.float64))
+    squares: NDArray[np.float64] = np.einsum("if,if->i", A, A, dtype=np.float64)
+    return np.sqrt(squares)
 
 
-def nth_largest(values: NDArray, n: int) -> NDArray[np.float64]:
+def nth_largest(values: NDArray[Any], n: int) -> NDArray[np.float64]:
     """The n-th largest of each row, -inf where there are not so many."""
     if values.shape[1] < n:
         return np.full(len(values), -np.inf)

@@ -52,7 +52,7 @@ def size_of(side: dict[str, Any], dtype: np.dtype) -> int:
     if side["nnz"] is None:
         return 0
     values = 0 if side["all_ones"] else dtype.itemsize
-    return 8 * (side["n_rows"] + 1) + side["nnz"] * (np.dtype(np.int32).itemsize + values)
+    return int(8 * (side["n_rows"] + 1) + side["nnz"] * (np.dtype(np.int32).itemsize + values))
 
 
 def empty_rows(side: dict[str, Any], dtype: np.dtype) -> SparseRows:
@@ -64,9 +64,9 @@ def empty_rows(side: dict[str, Any], dtype: np.dtype) -> SparseRows:
     return SparseRows(data, np.empty(side["nnz"], np.int32), indptr, side["n_features"])
 
 
-def arrays_of(model: RankingModel) -> dict[str, NDArray]:
+def arrays_of(model: RankingModel) -> dict[str, NDArray[Any]]:
     """The members of a file that hold both sides: views of what the model holds, none of ids."""
-    arrays: dict[str, NDArray] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for side in SIDES:
         rows: SparseRows = getattr(model, side)
         if not is_identity(rows):

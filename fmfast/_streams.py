@@ -70,7 +70,8 @@ class _Rejoined:
 
     def read(self, size: int = -1) -> bytes:
         if not self._head:
-            return self._file.read(size)
+            rest: bytes = self._file.read(size)
+            return rest
         size = len(self._head) if size < 0 else size
         head, self._head = self._head[:size], self._head[size:]
         return head

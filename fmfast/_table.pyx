@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Filling and checking the parameter table, at the speed of memory.
 
 Initial factors come from a counter-based generator: V_jf is a function of (seed, j, f) alone. So
 any thread can fill any rows in any order, and a table that grows later has the same rows as one
 that was made large from the start.
 """
+cimport cython
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -15,6 +16,7 @@ ctypedef fused floating:
     double
 
 
+@cython.overflowcheck(False)
 cdef inline uint32_t mix32(uint32_t x) noexcept nogil:
     """An integer hash of 32 bits with low bias: multiplications and shifts that vectorise well."""
     x = (x ^ (x >> 16)) * <uint32_t>0x7FEB352D
@@ -22,6 +24,7 @@ cdef inline uint32_t mix32(uint32_t x) noexcept nogil:
     return x ^ (x >> 16)
 
 
+@cython.overflowcheck(False)
 def fill_rows(
     floating[:, ::1] rows,          # OUT    (n_rows, stride)
     int64_t first_feature,          # IN     the feature of rows[0]

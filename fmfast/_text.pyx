@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Lines of libsvm and libffm text to rows of numbers, and rows of numbers to such lines.
 
 Arrays in, numbers out: of files, compression, line numbers and messages only `text` knows, the only
 caller. It provides arrays that are large enough. Text ends with a line feed, at which every loop stops;
 so none of them checks for the end.
 """
+cimport cython
 from libc.math cimport isinf
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -57,6 +58,7 @@ cdef inline bint is_end(unsigned char c) noexcept nogil:
     return c == c' ' or c == c'\n' or c == c'\t' or c == c'\r' or c == c'#'
 
 
+@cython.overflowcheck(False)  # too many digits are noticed afterwards, by their number
 cdef inline Finding read_integer(const unsigned char** cursor, int64_t* n) noexcept nogil:
     """Digits at the cursor, which moves behind them."""
     cdef const unsigned char* p = cursor[0]

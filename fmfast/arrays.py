@@ -63,7 +63,7 @@ def model_of_arrays(w0: Any, w: Any, V: Any, classes: Any, feature_names: Any, d
     return FMModel(table, task, classes=labels, feature_names=names)
 
 
-def check_growth(model: FMModel, n_features: Any, feature_names: Any) -> NDArray | None:
+def check_growth(model: FMModel, n_features: Any, feature_names: Any) -> NDArray[Any] | None:
     """The feature names of the model once it has grown to n_features, or ValueError if it cannot."""
     if model.training is None:
         raise ValueError(
@@ -102,7 +102,7 @@ def check_growth(model: FMModel, n_features: Any, feature_names: Any) -> NDArray
     return names
 
 
-def _ascending(classes: Any) -> NDArray:
+def _ascending(classes: Any) -> NDArray[Any]:
     labels = check_labels(classes, None, "classes")
     if labels.tolist() != find_classes(labels, "classes").tolist():
         raise ValueError(
@@ -112,8 +112,8 @@ def _ascending(classes: Any) -> NDArray:
     return labels
 
 
-def _feature_names(names: Any, n_features: int) -> NDArray:
-    names = np.asarray(list(names), dtype=object)
+def _feature_names(given: Any, n_features: int) -> NDArray[Any]:
+    names: NDArray[Any] = np.asarray(list(given), dtype=object)
     are_names = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     if names.shape != (n_features,) or not are_names:
         raise ValueError(

@@ -131,11 +131,11 @@ class Machine(Learner, ABC):
         return encoder.fit_transform(X), encoder
 
     @abstractmethod
-    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray[Any]:
         """The target as it came, checked."""
 
     @abstractmethod
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+    def _meaning(self, target: NDArray[Any], weight: NDArray[Any], classes: Any) -> dict[str, Any]:
         """What the scores of a new model mean: arguments of FMModel."""
 
     def _check_same_classes(self, classes: Any) -> None:
@@ -259,7 +259,11 @@ class Machine(Learner, ABC):
 
 
 def _examples(
-    rows: check.SparseRows, target: NDArray, weight: NDArray, meaning: dict[str, Any], name: str = "y"
+    rows: check.SparseRows,
+    target: NDArray[Any],
+    weight: NDArray[Any],
+    meaning: dict[str, Any],
+    name: str = "y",
 ) -> Examples:
     """Checked data as examples: labels become the codes of their classes."""
     if meaning.get("classes") is not None:

@@ -69,17 +69,20 @@ class BayesianMachine(Machine, ABC):
     @property
     def w0_(self) -> float | NDArray[np.float64]:
         """Posterior mean of the intercept: a float, or (n_classes,) with more than two classes."""
-        return self._fitted_model("w0_").w0
+        w0: float | NDArray[np.float64] = self._fitted_model("w0_").w0
+        return w0
 
     @property
-    def w_(self) -> NDArray:
+    def w_(self) -> NDArray[Any]:
         """Posterior mean of the linear weights, (n_features,) or (n_classes, n_features)."""
-        return self._fitted_model("w_").w
+        w: NDArray[Any] = self._fitted_model("w_").w
+        return w
 
     @property
     def groups_(self) -> NDArray[np.int32]:
         """(n_features,) group of each column, numbered from 0."""
-        return self._fitted_model("groups_").chain.groups
+        groups: NDArray[np.int32] = self._fitted_model("groups_").chain.groups
+        return groups
 
     @property
     def n_kept_samples_(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import tempfile
 import warnings
 import zlib
@@ -191,9 +192,11 @@ _DATA = {
 def _check_same(directory: str, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse a checkpoint of a fit with other settings or data."""
     advice = "or give resume_from a directory that is empty or missing, to start anew"
-    settings = {**then.get("settings", {}), **now["settings"]}
-    for name in settings:
-        before, after = (_shown(of.get("settings", {}), name) for of in (then, now))
+    settings_then = then.get("settings")
+    if not isinstance(settings_then, dict):  # no fit has written that
+        settings_then = {}
+    for name in {**settings_then, **now["settings"]}:
+        before, after = (_shown(settings, name) for settings in (settings_then, now["settings"]))
         if before != after:
             raise ValueError(
                 f"The checkpoints in {directory!r} are of a fit with {name}={before}, but {name} is now "
@@ -214,7 +217,7 @@ def _check_same(directory: str, then: dict[str, Any], now: dict[str, Any]) -> No
 
 def _shown(settings: dict[str, Any], name: str) -> str:
     """A setting; those that JSON cannot hold, as a function for scoring, are taken for equal."""
-    return repr(settings[name]) if name in settings else "an object"
+    return reprlib.repr(settings[name]) if name in settings else "an object"
 
 
 def _checksum_of_rows(examples: Examples) -> list[int]:
@@ -223,7 +226,7 @@ def _checksum_of_rows(examples: Examples) -> list[int]:
     return [rows.n_samples, rows.n_features, rows.nnz, *checksums]
 
 
-def _checksum(array: NDArray) -> int:
+def _checksum(array: NDArray[Any]) -> int:
     """CRC of the numbers, whatever their width; of a long array, of stretches all over it."""
     starts: Any = range(0, len(array), _STRETCH)
     if len(starts) > _N_STRETCHES:

@@ -8,6 +8,7 @@ together. This module knows nothing of models, solvers or estimators.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,8 +37,8 @@ class SparseColumns:
     n_samples : int
     """
 
-    data: NDArray
-    rows: NDArray
+    data: NDArray[Any]
+    rows: NDArray[Any]
     starts: NDArray[np.int64]
     n_samples: int
 

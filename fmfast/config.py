@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import scipy
@@ -22,6 +22,14 @@ def thread_count(n_jobs: int | None) -> int:
     """Threads for `n_jobs`: None is 1, -1 all cores, -2 all but one, and so on."""
     wanted = 1 if n_jobs is None else int(n_jobs)
     return wanted if wanted > 0 else max(1, available_cores() + 1 + wanted)
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+
+
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:

@@ -142,7 +142,7 @@ def strongest_pairs(
     sign: float,
     groups: tuple[NDArray[np.intp], NDArray[np.intp]],
     scale: NDArray[np.float64] | None,
-    fields: NDArray | None,
+    fields: NDArray[Any] | None,
     names: Any,
 ) -> Interactions:
     """The n pairs j != l, one of each group, of the largest |<v_j, v_l>| scale_j scale_l; exact.
@@ -227,7 +227,7 @@ def output_of(model: FMModel, class_: Any) -> tuple[int, float]:
     return labels.index(class_), 1.0
 
 
-def names_of_model(model: FMModel, feature_names: Any = None) -> Sequence[str] | NDArray | None:
+def names_of_model(model: FMModel, feature_names: Any = None) -> Sequence[str] | NDArray[Any] | None:
     """Names of the features: those given, or those that the model or its encoder knows."""
     if feature_names is not None:
         given = list(feature_names)
@@ -238,11 +238,12 @@ def names_of_model(model: FMModel, feature_names: Any = None) -> Sequence[str] |
             )
         return given
     if model.encoder is not None:
-        return model.encoder.feature_names_
+        known: list[str] = model.encoder.feature_names_
+        return known
     return model.feature_names
 
 
-def fields_of_model(model: FMModel, fields: Any = None) -> NDArray | None:
+def fields_of_model(model: FMModel, fields: Any = None) -> NDArray[Any] | None:
     """(n_features,) field numbers: those given, or those of the encoder."""
     if fields is None:
         return None if model.encoder is None else model.encoder.fields_

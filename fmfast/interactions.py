@@ -148,7 +148,8 @@ def _values_at(positive: SparseRows, rows: SparseRows, data: NDArray[np.float64]
 def _pair_numbers(rows: SparseRows) -> NDArray[np.int64]:
     """One number per pair, ascending."""
     of_row = np.repeat(np.arange(rows.n_samples, dtype=np.int64), np.diff(rows.indptr))
-    return of_row * rows.n_features + rows.indices
+    numbers: NDArray[np.int64] = of_row * rows.n_features + rows.indices
+    return numbers
 
 
 def without(rows: SparseRows, others: SparseRows) -> SparseRows:

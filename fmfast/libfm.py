@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from fmfast._files import replacing
 from fmfast.estimators import FMClassifier, FMRegressor
 from fmfast.exceptions import TextFormatError
+from fmfast.parameters import CONSTRAINTS
 
 __all__ = ["dump", "load"]
 
@@ -105,23 +106,24 @@ def load(
     Raises
     ------
     TextFormatError
-        If the file is not such a model.
+        If the file is not such a model, or its numbers do not fit dtype.
     OSError
         If the file cannot be read.
     """
     if task not in ("regression", "classification"):
         raise ValueError(f"task is {task!r}, expected 'regression' or 'classification'; pass one of them.")
-    w0, w, V = _Reader(os.fsdecode(path)).read()
+    is_valid, _ = CONSTRAINTS["dtype"]
+    w0, w, V = _Reader(os.fsdecode(path), np.dtype(dtype if is_valid(dtype) else "float64")).read()
     if task == "regression":
         return FMRegressor.from_arrays(w0, w, V, dtype=dtype)
     return FMClassifier.from_arrays(w0, w, V, classes, dtype=dtype)
 
 
 class _Reader:
-    """Reads one file, line by line."""
+    """Reads one file, line by line; `dtype` is what the parameters but w0 have to fit."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, dtype: np.dtype) -> None:
+        self._path, self._dtype = path, dtype
         self._numbers = [array("d") for _ in _HEADS]
         self._n_rows = [0] * len(_HEADS)
         self._first_line = [0] * len(_HEADS)
@@ -148,9 +150,12 @@ class _Reader:
             self._refuse(number + 1, "the end of the file", "a line of V")
         w0, w, V = (np.frombuffer(numbers, dtype=np.float64) for numbers in self._numbers)
         for kind, values in enumerate((w0, w, V)):
-            if not np.isfinite(values).all():
-                row = int(np.isfinite(values).argmin()) // (self._n_factors if kind == _V else 1)
-                self._refuse(self._first_line[kind] + 1 + row, "a number too large", "finite numbers")
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(values if kind == _W0 else values.astype(self._dtype, copy=False))
+            if not finite.all():
+                row = int(finite.argmin()) // (self._n_factors if kind == _V else 1)
+                expected = f"finite numbers of {self._dtype} (dtype='float64' has the widest range)"
+                self._refuse(self._first_line[kind] + 1 + row, "a number too large", expected)
         return (
             float(w0[0]) if len(w0) else 0.0,
             w if len(w) else np.zeros(n_features),

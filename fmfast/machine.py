@@ -89,17 +89,20 @@ class FactorizationMachine(Machine, ABC):
     @property
     def w0_(self) -> float | NDArray[np.float64]:
         """The intercept: a float, or (n_classes,) with more than two classes."""
-        return self._fitted_model("w0_").w0
+        w0: float | NDArray[np.float64] = self._fitted_model("w0_").w0
+        return w0
 
     @property
-    def w_(self) -> NDArray:
+    def w_(self) -> NDArray[Any]:
         """Linear weights, (n_features,), or (n_classes, n_features) with more than two classes."""
-        return self._fitted_model("w_").w
+        w: NDArray[Any] = self._fitted_model("w_").w
+        return w
 
     @property
-    def V_(self) -> NDArray:
+    def V_(self) -> NDArray[Any]:
         """Factors, (n_features, n_factors), or (n_classes, n_features, n_factors) with more than two."""
-        return self._fitted_model("V_").V
+        V: NDArray[Any] = self._fitted_model("V_").V
+        return V
 
     # -- training ------------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class FactorizationMachine(Machine, ABC):
                 )
 
     def _solver(self, row_norm: float) -> Solver:
-        return SOLVERS[self.solver].configured(
+        solver: Solver = SOLVERS[self.solver].configured(
             self._task,
             row_norm,
             learning_rate=self.learning_rate,
@@ -167,6 +170,7 @@ class FactorizationMachine(Machine, ABC):
             l1_w=self.l1_w,
             tol=float(self.tol),
         )
+        return solver
 
     def _check_continued(self, rows: check.SparseRows, X: Any, what: str) -> None:
         training = self.model_.training

@@ -76,8 +76,8 @@ class FMModel:
     task: str
     scale: float = 1.0
     offset: float = 0.0
-    classes: NDArray | None = None
-    feature_names: NDArray | None = None
+    classes: NDArray[Any] | None = None
+    feature_names: NDArray[Any] | None = None
     encoder: Any = None  # this module does not import it
     training: TrainingState | None = None
 
@@ -109,7 +109,7 @@ class FMModel:
         return float(w0[0]) if self.table.n_outputs == 1 else w0
 
     @property
-    def w(self) -> NDArray:
+    def w(self) -> NDArray[Any]:
         """Linear weights, (n_features,) or (n_classes, n_features).
 
         A view of the table for a classifier, computed for a regressor.
@@ -117,11 +117,11 @@ class FMModel:
         return self._in_target_units(self.table.w, self.scale)
 
     @property
-    def V(self) -> NDArray:
+    def V(self) -> NDArray[Any]:
         """Factors, (n_features, n_factors) or (n_classes, n_features, n_factors); like `w`."""
         return self._in_target_units(self.table.V, np.sqrt(self.scale))
 
-    def _in_target_units(self, values: NDArray, scale: float) -> NDArray:
+    def _in_target_units(self, values: NDArray[Any], scale: float) -> NDArray[Any]:
         values = values[0] if self.table.n_outputs == 1 else values
         return values if scale == 1.0 else values * values.dtype.type(scale)
 
@@ -181,7 +181,7 @@ def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -
     if largest == 0.0:
         return 1.0, 0.0
 
-    def mean_of(of: Callable[[NDArray], NDArray]) -> float:
+    def mean_of(of: Callable[[NDArray[Any]], NDArray[Any]]) -> float:
         total = sum_of_weights = 0.0
         for part in pieces(*arrays):
             values = of(target[part] / largest)

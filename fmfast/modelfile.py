@@ -89,7 +89,7 @@ class SavedLoop:
 
     identity: dict[str, Any]
     is_finished: bool
-    arrays: dict[str, NDArray] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def save_model(path: str | os.PathLike[str], estimator: Any, loop: SavedLoop | None = None) -> None:
@@ -162,7 +162,7 @@ def _load(path: str, with_loop: bool) -> tuple[Any, SavedLoop | None]:
 # -- the header ---------------------------------------------------------------------------------
 
 
-def check_saveable(estimator: Any, classes: NDArray | None) -> None:
+def check_saveable(estimator: Any, classes: NDArray[Any] | None) -> None:
     """Refuse what no file can hold: a derived class, odd labels, invalid settings."""
     name = type(estimator).__name__
     if _CLASSES.get(name) is not type(estimator):
@@ -516,7 +516,7 @@ def _check_chain(chain: ChainState, is_classifier: bool) -> None:
     """Refuse the state of a chain that no sampler can have left."""
     if not np.array_equal(np.unique(chain.groups), np.arange(chain.n_groups)):
         raise ValueError(f"its groups are not numbered from 0 to {chain.n_groups - 1}")
-    if not (chain.alpha > 0).all() or not (chain.precision > 0).all():
+    if not (_is_precision(chain.alpha) and _is_precision(chain.precision)):
         raise ValueError("it has precisions that are not positive")
     if is_classifier and (chain.alpha != 1.0).any():
         raise ValueError("it is a classifier with a precision of its noise")
@@ -539,7 +539,7 @@ def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipI
 # -- arrays -------------------------------------------------------------------------------------
 
 
-def _arrays(model: FMModel | Posterior) -> dict[str, NDArray]:
+def _arrays(model: FMModel | Posterior) -> dict[str, NDArray[Any]]:
     """The members besides the header: views of what the model holds."""
     if isinstance(model, FMModel):
         table = model.table
@@ -561,13 +561,18 @@ def all_finite(model: FMModel | Posterior) -> bool:
     if isinstance(model, FMModel):
         return model.table.all_finite()
     draws_are_finite = all(
-        draw.table.all_finite() and bool(np.isfinite(draw.alpha).all() and (draw.alpha > 0).all())
+        draw.table.all_finite() and bool(np.isfinite(draw.alpha).all()) and _is_precision(draw.alpha)
         for draw in model.draws
     )
     return draws_are_finite and model.chain.table.all_finite() and model.chain.is_finite()
 
 
-def _blocks(array: NDArray) -> Iterator[NDArray]:
+def _is_precision(values: NDArray[np.float64]) -> bool:
+    """Whether all are positive, and their inverses, which are variances, finite."""
+    return bool((values >= np.finfo(np.float64).tiny).all())
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Views that together are the array, in C order, each of about `_BLOCK_SIZE` bytes at most."""
     if not array.size:
         return
@@ -577,7 +582,7 @@ def _blocks(array: NDArray) -> Iterator[NDArray]:
             yield part[start : start + step]
 
 
-def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
+def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
     # A ZipInfo carries no time: equal models make equal files.
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         member.write(npy_prefix(array))
@@ -585,7 +590,7 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
             member.write(np.ascontiguousarray(block, dtype=little_endian(array)).data)
 
 
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray) -> None:
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray[Any]) -> None:
     """Fill the array from a member of just its dtype and shape; the last byte checks the CRC."""
     prefix = npy_prefix(array)
     with archive.open(info) as member:

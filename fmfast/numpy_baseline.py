@@ -183,7 +183,8 @@ def _score_without_bias(X: Any, X_squared: Any, w: NDArray[Any], V: NDArray[Any]
 
 def _row_dot(A: NDArray[Any], B: NDArray[Any]) -> NDArray[Any]:
     """sum_f A_if B_if, shape (n_rows,)."""
-    return np.einsum("if,if->i", A, B)
+    dots: NDArray[Any] = np.einsum("if,if->i", A, B)
+    return dots
 
 
 # ---------------------------------------------------------------------------------------------

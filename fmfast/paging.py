@@ -15,6 +15,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class _Mapping:
     memory: int
 
 
-def _mapping(array: NDArray) -> _Mapping | None:
+def _mapping(array: NDArray[Any]) -> _Mapping | None:
     """The mapped file in which a contiguous array lies, if it does."""
     root: np.ndarray = array
     while isinstance(root.base, np.ndarray):
@@ -47,32 +48,32 @@ def _mapping(array: NDArray) -> _Mapping | None:
     return _Mapping(root.base, start, getattr(root, "memory", DEFAULT_MEMORY))
 
 
-def _address(array: NDArray) -> int:
+def _address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def is_mapped(array: NDArray) -> bool:
+def is_mapped(array: NDArray[Any]) -> bool:
     """Whether an array lies in a mapped file, so that the functions of this module do anything for it."""
     return _mapping(array) is not None
 
 
-def set_memory(array: NDArray, memory: int) -> None:
+def set_memory(array: NDArray[Any], memory: int) -> None:
     """Say how many bytes of a `numpy.memmap`, and of what is mapped with it, may be in memory at a time."""
     if isinstance(array, np.memmap):
         array.memory = memory  # type: ignore[attr-defined]
 
 
-def will_need(array: NDArray, start: int, stop: int) -> None:
+def will_need(array: NDArray[Any], start: int, stop: int) -> None:
     """Start to read some elements from the disk."""
     _advise(array, start, stop, "MADV_WILLNEED")
 
 
-def let_go(array: NDArray, start: int, stop: int) -> None:
+def let_go(array: NDArray[Any], start: int, stop: int) -> None:
     """Take the pages of some elements from this process; they come back when they are used."""
     _advise(array, start, stop, "MADV_DONTNEED", _FOLIO)
 
 
-def _advise(array: NDArray, start: int, stop: int, advice: str, margin: int = 0) -> None:
+def _advise(array: NDArray[Any], start: int, stop: int, advice: str, margin: int = 0) -> None:
     option = getattr(mmap, advice, None)
     mapping = _mapping(array)
     if option is None or mapping is None or start >= stop:
@@ -83,7 +84,7 @@ def _advise(array: NDArray, start: int, stop: int, advice: str, margin: int = 0)
         mapping.map.madvise(option, first, last - first)
 
 
-def pieces(*arrays: NDArray) -> Iterator[slice]:
+def pieces(*arrays: NDArray[Any]) -> Iterator[slice]:
     """Slices that cover arrays of one length, each let go when the next is asked for.
 
     A single slice if none of the arrays is mapped: sums over the pieces are then those over the whole.
@@ -116,7 +117,7 @@ class Pages:
     """
 
     def __init__(
-        self, indptr: NDArray[np.int64], entries: Sequence[NDArray], columns: Sequence[NDArray] = ()
+        self, indptr: NDArray[np.int64], entries: Sequence[NDArray[Any]], columns: Sequence[NDArray[Any]] = ()
     ):
         self._indptr = indptr
         self._entries = [array for array in entries if is_mapped(array)]
@@ -144,7 +145,7 @@ class Pages:
         for array, first, last in self._parts(start, stop):
             let_go(array, first, last)
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[NDArray, int, int]]:
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[NDArray[Any], int, int]]:
         first, last = int(self._indptr[start]), int(self._indptr[stop])
         yield from ((array, first, last) for array in self._entries)
         yield from ((array, start, stop) for array in self._columns)

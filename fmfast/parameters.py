@@ -12,7 +12,7 @@ import math
 import numbers
 import reprlib
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
@@ -80,6 +80,9 @@ class BaseEstimator:
         return estimator_tags(self._kind)
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
 class available_if:
     """Decorator of a method that an estimator has only with some settings, like scikit-learn's namesake.
 
@@ -89,10 +92,10 @@ class available_if:
     def __init__(self, condition: Callable[[Any], str | None]) -> None:
         self._condition = condition
 
-    def __call__(self, method: Callable) -> Any:
+    def __call__(self, method: Method) -> Method:
         self._method = method
         functools.update_wrapper(self, method)
-        return self
+        return cast(Method, self)  # to a type checker, the method is always there
 
     def __get__(self, estimator: Any, owner: type | None = None) -> Any:
         reason = None if estimator is None else self._condition(estimator)

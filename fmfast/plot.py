@@ -361,7 +361,7 @@ def _history_of(run: Any) -> list[dict[str, Any]]:
 def _validation_loss(record: dict[str, Any]) -> float:
     """NaN where there is none."""
     if record.get("validation_loss") is not None:  # of a Bayesian machine
-        return record["validation_loss"]
+        return float(record["validation_loss"])
     score = record.get("validation_score")
     return np.nan if score is None else -score
 
@@ -372,7 +372,8 @@ def _model_of(est: Any, what: str) -> FMModel:
             f"{what} got a {type(est).__name__}, expected a fitted FMRegressor or FMClassifier, which has "
             "one vector per feature; give one."
         )
-    return est._fitted_model(what)
+    model: FMModel = est._fitted_model(what)
+    return model
 
 
 def _fields_of(model: FMModel, fields: Any, field_names: Any) -> tuple[NDArray[np.intp], list[str]]:
@@ -404,7 +405,7 @@ def _field_strengths(model: FMModel, output: int, numbers: NDArray[np.intp]) -> 
     parts = [V[numbers == number] for number in range(numbers.max() + 1)]
     grams = np.stack([part.T @ part for part in parts])
     sizes = np.array([len(part) for part in parts], dtype=np.float64)
-    mean = np.einsum("fab,gab->fg", grams, grams) / np.outer(sizes, sizes)
+    mean: NDArray[np.float64] = np.einsum("fab,gab->fg", grams, grams) / np.outer(sizes, sizes)
     np.fill_diagonal(mean, np.nan)
     return model.scale * np.sqrt(np.maximum(mean, 0.0))
 

@@ -67,8 +67,8 @@ class Posterior:
     task: str
     scale: float = 1.0
     offset: float = 0.0
-    classes: NDArray | None = None
-    feature_names: NDArray | None = None
+    classes: NDArray[Any] | None = None
+    feature_names: NDArray[Any] | None = None
     encoder: Any = None  # this module does not import it
     draws: list[Draw] = field(default_factory=list)
     thinning: int = 1
@@ -100,7 +100,7 @@ class Posterior:
         return float(w0[0]) if self.n_outputs == 1 else w0
 
     @property
-    def w(self) -> NDArray:
+    def w(self) -> NDArray[Any]:
         """Posterior mean of the linear weights, (n_features,) or (n_classes, n_features)."""
         w = np.zeros((self.n_outputs, self.n_features))
         for draw in self.draws:
@@ -115,26 +115,26 @@ class Posterior:
             self.draws = self.draws[::2]
             self.thinning *= 2
 
-    def mean_and_std(self, rows: SparseRows, n_threads: int = 1) -> tuple[NDArray, NDArray]:
+    def mean_and_std(self, rows: SparseRows, n_threads: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
         """Mean and standard deviation of a new target of a regression, both of shape (n_samples,).
 
         The standard deviation is that of the noise and of what is not known of the machine.
         """
         noise = np.mean([1.0 / draw.alpha for draw in self.draws])
 
-        def moments(scores: NDArray) -> tuple[NDArray, NDArray]:
+        def moments(scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
             return scores.mean(axis=1), np.sqrt(scores.var(axis=1) + noise)
 
         mean, std = self._by_row(rows, moments, n_threads)
         return self.scale * mean + self.offset, self.scale * std
 
-    def probabilities(self, rows: SparseRows, n_threads: int = 1) -> tuple[NDArray, NDArray]:
+    def probabilities(self, rows: SparseRows, n_threads: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
         """Mean and standard deviation over the draws of the probabilities of the classes.
 
         Both of shape (n_samples, n_classes).
         """
 
-        def moments(scores: NDArray) -> tuple[NDArray, NDArray]:
+        def moments(scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
             p = probit_probabilities(scores)
             return p.mean(axis=1), p.std(axis=1)
 
@@ -150,7 +150,7 @@ class Posterior:
         precision = np.sqrt([draw.alpha for draw in self.draws])
         tail = (1.0 - coverage) / 2
 
-        def quantiles(scores: NDArray) -> tuple[NDArray, NDArray]:
+        def quantiles(scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
             # The upper one from below, too: 1 - tail may be 1.
             low = _mixture_quantile(scores[0], precision, tail)
             high = -_mixture_quantile(-scores[0], precision, tail)
@@ -160,8 +160,11 @@ class Posterior:
         return self.scale * lower + self.offset, self.scale * upper + self.offset
 
     def _by_row(
-        self, rows: SparseRows, summary: Callable[[NDArray], tuple[NDArray, NDArray]], n_threads: int
-    ) -> tuple[NDArray, NDArray]:
+        self,
+        rows: SparseRows,
+        summary: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]],
+        n_threads: int,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Both summaries (n_values, n_rows) of the scores (n_outputs, n_draws, n_rows), block by block.
 
         Returned as (n_samples,) if there is one value, else as (n_samples, n_values).
@@ -169,7 +172,7 @@ class Posterior:
         length = max(1, _BLOCK_SCORES // (len(self.draws) * self.n_outputs))
         blocks = list(pairwise([*range(0, rows.n_samples, length), rows.n_samples]))
 
-        def summarize(block: tuple[int, int]) -> tuple[NDArray, NDArray]:
+        def summarize(block: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
             part = rows.part(*block)
             return summary(np.stack([score_table(draw.table, part) for draw in self.draws], axis=1))
 
@@ -192,7 +195,8 @@ def probit_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     # In logarithms, so that tiny probabilities do not become 0 / 0.
     log_p = log_ndtr(scores)
     p = np.exp(log_p - log_p.max(axis=0))
-    return p / p.sum(axis=0)
+    normalised: NDArray[np.float64] = p / p.sum(axis=0)
+    return normalised
 
 
 def probit_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,10 +205,13 @@ def probit_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     # From the other side where p is near 1; what two classes have there is more precise than 1 - p.
     rest = p[:, ::-1] if p.shape[1] == 2 else 1.0 - p
     least = np.finfo(np.float64).tiny
-    return np.where(p < 0.5, ndtri(np.maximum(p, least)), -ndtri(np.maximum(rest, least)))
+    scores: NDArray[np.float64] = np.where(
+        p < 0.5, ndtri(np.maximum(p, least)), -ndtri(np.maximum(rest, least))
+    )
+    return scores
 
 
-def _mixture_quantile(mean: NDArray, precision: NDArray, probability: float) -> NDArray:
+def _mixture_quantile(mean: NDArray[Any], precision: NDArray[Any], probability: float) -> NDArray[Any]:
     """Where the mean over the draws of Phi((x - mean) precision) is `probability`, for each row.
 
     Parameters
@@ -216,7 +223,7 @@ def _mixture_quantile(mean: NDArray, precision: NDArray, probability: float) -> 
     # Between the smallest and the largest quantile of the parts: halved until a Newton step stays within.
     single = mean + ndtri(probability) / precision
     low, high = single.min(axis=0), single.max(axis=0)
-    x = single.mean(axis=0)
+    x: NDArray[Any] = single.mean(axis=0)
     for _ in range(60):
         z = (x - mean) * precision
         excess = ndtr(z).mean(axis=0) - probability

@@ -179,14 +179,16 @@ class FMRanker(RankedLists):
         self.dtype = dtype
 
     @property
-    def w_(self) -> NDArray:
+    def w_(self) -> NDArray[Any]:
         """Linear weights, (n_features_in_,)."""
-        return self._fitted_model("w_").w
+        model: RankingModel = self._fitted_model("w_")
+        return model.w
 
     @property
-    def V_(self) -> NDArray:
+    def V_(self) -> NDArray[Any]:
         """Factors, (n_features_in_, n_factors)."""
-        return self._fitted_model("V_").V
+        model: RankingModel = self._fitted_model("V_")
+        return model.V
 
     # -- training ------------------------------------------------------------------------------
 

@@ -201,7 +201,7 @@ def auc(relevant: Any, scores: ArrayLike, exclude: Any = None) -> NDArray[np.flo
     )
 
 
-def _auc(positive: sp.csr_array, scores: NDArray, excluded: sp.csr_array | None) -> NDArray[np.float64]:
+def _auc(positive: sp.csr_array, scores: NDArray[Any], excluded: sp.csr_array | None) -> NDArray[np.float64]:
     """U / (n_pos n_neg), U = sum of the ranks of the positive items - n_pos (n_pos + 1) / 2."""
     from scipy.stats import rankdata  # takes a third of a second to import: only who wants an AUC waits
 
@@ -287,9 +287,10 @@ def _matrix(rows: check.SparseRows) -> sp.csr_array:
     return sp.csr_array((np.ones(rows.nnz, dtype=bool), rows.indices, rows.indptr), shape=shape)
 
 
-def _over(value: NDArray, of: NDArray) -> NDArray[np.float64]:
+def _over(value: NDArray[Any], of: NDArray[Any]) -> NDArray[np.float64]:
     """value / of, NaN where `of` is 0."""
-    return np.divide(value, of, out=np.full(len(value), np.nan), where=of > 0)
+    ratio: NDArray[np.float64] = np.divide(value, of, out=np.full(len(value), np.nan), where=of > 0)
+    return ratio
 
 
 def _if_relevant(value: NDArray[np.float64], n_relevant: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ The columns of the contexts come first, those of the items behind them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def pair_row(model: RankingModel, context: SparseRows, item: SparseRows) -> Spar
     """One context and one item as a row of the model."""
     first, second = model.context_rows(context), model.item_rows(item)
 
-    def values(rows: SparseRows) -> NDArray:
+    def values(rows: SparseRows) -> NDArray[Any]:
         return rows.data if len(rows.data) else np.ones(rows.nnz, model.dtype)
 
     indices = np.concatenate([first.indices, second.indices])

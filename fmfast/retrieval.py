@@ -54,8 +54,8 @@ class Vectors:
         The score of the context alone, w0 included. The same for all items: no ranking needs it.
     """
 
-    Q: NDArray
-    P: NDArray
+    Q: NDArray[Any]
+    P: NDArray[Any]
     const: NDArray[np.float64]
 
 
@@ -301,7 +301,7 @@ class _Search:
             items = np.where(items < 0, -1, self._numbers_of[items])
         return items, scores
 
-    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(position of the first item, products (stop - start, some items)); -inf where excluded."""
         Q, P = self._Q[start:stop], self._P
         buffer = np.empty(len(Q) * min(_BLOCK_ITEMS, len(P)), dtype=Q.dtype)
@@ -357,7 +357,7 @@ def _pairwise_model(est: Any, what: str) -> FMModel:
             f"{what} got a {name}, whose score is no single inner product but a mean over the draws from the "
             "posterior; use FMRegressor or FMClassifier, or predict the pairs one by one."
         )
-    model = est._fitted_model(what)
+    model: FMModel = est._fitted_model(what)
     if model.n_outputs > 1:
         raise ValueError(
             f"{what} got a {name} of {model.n_outputs} classes, which has a score for each, expected a "
@@ -376,10 +376,11 @@ def _check_rows(est: FactorizationMachine, model: FMModel, X: Any, name: str) ->
 
 def _scores_without_w0(model: FMModel, rows: SparseRows) -> NDArray[np.float64]:
     """w^T x + 1/2 (|V^T x|^2 - sum_jf V_jf^2 x_j^2), from the compiled kernel."""
-    return model.scale * (score_table(model.table, rows)[0] - model.table.w0[0])
+    scores: NDArray[np.float64] = model.scale * (score_table(model.table, rows)[0] - model.table.w0[0])
+    return scores
 
 
-def _factor_sums(model: FMModel, rows: SparseRows) -> NDArray:
+def _factor_sums(model: FMModel, rows: SparseRows) -> NDArray[Any]:
     """V^T x (n_rows, n_factors), in the dtype of the model, each sum in float64."""
     features, places = np.unique(rows.indices, return_inverse=True)
     # Only the vectors that occur: a table may be much larger than these rows need.

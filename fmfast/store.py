@@ -85,11 +85,11 @@ class Dataset:
 
     @property
     def n_samples(self) -> int:
-        return self.X.shape[0]
+        return int(self.X.shape[0])
 
     @property
     def n_features(self) -> int:
-        return self.X.shape[1]
+        return int(self.X.shape[1])
 
     @property
     def nnz(self) -> int:
@@ -122,12 +122,14 @@ class DatasetWriter:
         for array in self._arrays.values():
             array.file.close()
 
-    def append(self, name: str, values: NDArray) -> None:
+    def append(self, name: str, values: NDArray[Any]) -> None:
         if name not in self._arrays:
             self._arrays[name] = _ArrayFile(self._directory, name, values.dtype)
         self._arrays[name].append(values)
 
-    def append_rows(self, indptr: NDArray[np.int64], indices: NDArray, data: NDArray | None) -> None:
+    def append_rows(
+        self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any] | None
+    ) -> None:
         """Canonical rows; data may be None if all values are 1."""
         if not self.n_rows:
             self.append("indptr", np.zeros(1, dtype=np.int64))
@@ -186,7 +188,7 @@ class _ArrayFile:
         self.file = open(os.path.join(directory, f"{name}.npy"), "x+b", buffering=0)  # noqa: SIM115
         self._write(bytes(PREFIX_SIZE))
 
-    def append(self, values: NDArray) -> None:
+    def append(self, values: NDArray[Any]) -> None:
         for start in range(0, len(values), _BLOCK):
             part = values[start : start + _BLOCK]
             self._write(np.ascontiguousarray(part, dtype=self.dtype.newbyteorder("<")).view(np.uint8).data)
@@ -409,7 +411,7 @@ def _read_meta(directory: str) -> dict[str, Any]:
     return meta
 
 
-def _map_array(directory: str, name: str, dtype: np.dtype, length: int) -> NDArray:
+def _map_array(directory: str, name: str, dtype: np.dtype, length: int) -> NDArray[Any]:
     prefix = npy_prefix(np.broadcast_to(dtype.type(0), length))
     with _opened(directory, f"{name}.npy") as file:
         # Compared, not parsed: there is one way to write it.

@@ -15,6 +15,8 @@ This module knows the layout and nothing of solvers, losses or estimators.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,11 +68,11 @@ class ParameterTable:
 
     @property
     def n_outputs(self) -> int:
-        return self.rows.shape[0]
+        return int(self.rows.shape[0])
 
     @property
     def n_features(self) -> int:
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     @property
     def w0(self) -> NDArray[np.float64]:
@@ -78,23 +80,27 @@ class ParameterTable:
         return self.bias[:, 0]
 
     @property
-    def w(self) -> NDArray:
+    def w(self) -> NDArray[Any]:
         """(n_outputs, n_features), a view."""
         return self.rows[:, :, self.width]
 
     @property
-    def V(self) -> NDArray:
+    def V(self) -> NDArray[Any]:
         """(n_outputs, n_features, n_factors), a view."""
         return self.rows[:, :, : self.n_factors]
 
     @property
-    def state(self) -> NDArray:
+    def state(self) -> NDArray[Any]:
         """(n_outputs, n_features, state_size), a view."""
         start = self.width + 1
         return self.rows[:, :, start : start + self.state_size]
 
     def initialize(
-        self, init_std: float, seed: int, state: NDArray = _NO_STATE, bias_state: NDArray | float = 0.0
+        self,
+        init_std: float,
+        seed: int,
+        state: NDArray[Any] = _NO_STATE,
+        bias_state: NDArray[Any] | float = 0.0,
     ) -> None:
         """Random V, zero w and w0, and the given initial state.
 
@@ -113,14 +119,14 @@ class ParameterTable:
         self.bias[:, 1:] = bias_state
         self._initialize_rows(0, init_std, seed, state)
 
-    def _initialize_rows(self, first: int, init_std: float, seed: int, state: NDArray) -> None:
+    def _initialize_rows(self, first: int, init_std: float, seed: int, state: NDArray[Any]) -> None:
         behind_V = np.zeros(self.rows.shape[2] - self.n_factors)
         start = self.width + 1 - self.n_factors
         behind_V[start : start + self.state_size] = state
         for output, rows in enumerate(self.rows[:, first:]):
             kernel.fill_rows(rows, first, self.n_factors, init_std, output_seed(seed, output), behind_V)
 
-    def grown(self, n_features: int, init_std: float, seed: int, state: NDArray) -> ParameterTable:
+    def grown(self, n_features: int, init_std: float, seed: int, state: NDArray[Any]) -> ParameterTable:
         """A table of more features: those of before as they are, new ones as `initialize` makes them."""
         other = ParameterTable(self.n_outputs, n_features, self.n_factors, self.state_size, self.dtype)
         other.bias[:] = self.bias
@@ -138,7 +144,7 @@ class ParameterTable:
         other.bias[:] = self.bias
         return other
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         # Without the padding, and aligned again after unpickling.
         return {
             "n_factors": self.n_factors,
@@ -146,7 +152,7 @@ class ParameterTable:
             "content": self.rows[:, :, : self.width + 1 + self.state_size],
         }
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         content = state["content"]
         n_outputs, n_features, n_used = content.shape
         self.__init__(  # type: ignore[misc]
@@ -204,7 +210,7 @@ def output_seed(seed: int, output: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(output,)).generate_state(1, np.uint64)[0])
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
     """An uninitialised array that starts at a cache line."""
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     buffer = np.empty(n_bytes + _TABLE_ALIGNMENT, dtype=np.uint8)

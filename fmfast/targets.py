@@ -75,7 +75,7 @@ def check_groups(groups: Any, n_features: int) -> NDArray[np.int32] | None:
     return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
-def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray:
+def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray[Any]:
     """Class labels of any type, of shape (n_samples,) or any length (None), without missing ones."""
     _check_given(y, name)
     refuse_sparse(y, name)
@@ -116,7 +116,7 @@ def check_labels(y: Any, n_samples: int | None, name: str = "y") -> NDArray:
     return labels
 
 
-def find_classes(labels: NDArray, name: str = "y") -> NDArray:
+def find_classes(labels: NDArray[Any], name: str = "y") -> NDArray[Any]:
     """The distinct labels, sorted; at least two."""
     try:
         if is_mapped(labels):
@@ -136,7 +136,7 @@ def find_classes(labels: NDArray, name: str = "y") -> NDArray:
     return classes
 
 
-def encode_labels(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray[np.intp]:
+def encode_labels(labels: NDArray[Any], classes: NDArray[Any], name: str = "y") -> NDArray[np.intp]:
     """The position of each label in the sorted `classes`; ValueError for one that is not there."""
     try:
         codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
@@ -151,7 +151,7 @@ def encode_labels(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray
     return codes
 
 
-def class_codes(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray[np.float64]:
+def class_codes(labels: NDArray[Any], classes: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
     """`encode_labels` as float64; mapped labels that are their own codes are returned as they are."""
     if not is_mapped(labels):
         return encode_labels(labels, classes, name).astype(np.float64)
@@ -164,7 +164,7 @@ def class_codes(labels: NDArray, classes: NDArray, name: str = "y") -> NDArray[n
     return codes
 
 
-def check_comparable(labels: NDArray, classes: NDArray, name: str = "y") -> None:
+def check_comparable(labels: NDArray[Any], classes: NDArray[Any], name: str = "y") -> None:
     """Refuse numbers where the classes are strings, and the reverse: none would ever be equal."""
     kinds = {labels.dtype.kind in "USTO", classes.dtype.kind in "USTO"}
     if len(kinds) == 2 and "O" not in (labels.dtype.kind, classes.dtype.kind):
@@ -185,7 +185,7 @@ def _check_given(y: Any, name: str) -> None:
         )
 
 
-def _column_to_1d(y: NDArray, name: str) -> NDArray:
+def _column_to_1d(y: NDArray[Any], name: str) -> NDArray[Any]:
     """(n, 1) becomes (n,) with a warning; other shapes than (n,) are refused."""
     if y.ndim == 2 and y.shape[1] == 1:
         warnings.warn(
@@ -203,7 +203,7 @@ def _column_to_1d(y: NDArray, name: str) -> NDArray:
     return y
 
 
-def _check_length(values: NDArray, n_samples: int, name: str) -> None:
+def _check_length(values: NDArray[Any], n_samples: int, name: str) -> None:
     if len(values) != n_samples:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {name} has {len(values)} values "
@@ -211,7 +211,9 @@ def _check_length(values: NDArray, n_samples: int, name: str) -> None:
         )
 
 
-def _check_numbers(values: NDArray, name: str, limit: float = np.inf, first: int = 0) -> NDArray[np.float64]:
+def _check_numbers(
+    values: NDArray[Any], name: str, limit: float = np.inf, first: int = 0
+) -> NDArray[np.float64]:
     """The values as float64, all of them finite and within +-limit; a copy unless they are mapped.
 
     `first` is the position of the first one.
@@ -229,14 +231,15 @@ def _check_numbers(values: NDArray, name: str, limit: float = np.inf, first: int
     return values
 
 
-def _is_missing(labels: NDArray) -> NDArray[np.bool_]:
+def _is_missing(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = np.zeros(len(labels), dtype=bool)
     if labels.dtype.kind == "f":
-        return np.isnan(labels)
-    if labels.dtype.kind in "mM":
-        return np.isnat(labels)
-    if labels.dtype.kind == "O":
-        return np.array([_is_missing_object(label) for label in labels], dtype=bool)
-    return np.zeros(len(labels), dtype=bool)
+        missing = np.isnan(labels)
+    elif labels.dtype.kind in "mM":
+        missing = np.isnat(labels)
+    elif labels.dtype.kind == "O":
+        missing = np.array([_is_missing_object(label) for label in labels], dtype=bool)
+    return missing
 
 
 def _is_missing_object(label: Any) -> bool:
@@ -248,7 +251,7 @@ def _is_missing_object(label: Any) -> bool:
         return False
 
 
-def _shown(labels: NDArray) -> str:
+def _shown(labels: NDArray[Any]) -> str:
     """The first few labels, as Python writes them."""
     shown = ", ".join(repr(label) for label in labels[:10].tolist())
     return shown + (", ..." if len(labels) > 10 else "")

@@ -38,10 +38,10 @@ class RegressionTask(Machine):
         weight = check_y.check_sample_weight(sample_weight, len(target))
         return r2_score(target, prediction, weight)
 
-    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray[Any]:
         return check_y.check_regression_target(y, n_samples, dtype=self.dtype, name=name)
 
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+    def _meaning(self, target: NDArray[Any], weight: NDArray[Any], classes: Any) -> dict[str, Any]:
         scale, offset = scale_and_offset(target, weight)
         return {"scale": scale, "offset": offset}
 
@@ -51,13 +51,13 @@ class ClassificationTask(Machine):
 
     _kind = "classifier"
     _task = "classification"
-    classes_: NDArray
+    classes_: NDArray[Any]
 
     @abstractmethod
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores: positive for the second class, or the highest for the most probable one."""
 
-    def predict(self, X: Any) -> NDArray:
+    def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class of each row.
 
         Parameters
@@ -70,7 +70,10 @@ class ClassificationTask(Machine):
         """
         self._fitted_model("predict")
         raw = self.decision_function(X)
-        return self.classes_[(raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)]
+        labels: NDArray[Any] = self.classes_[
+            (raw > 0).astype(np.intp) if raw.ndim == 1 else raw.argmax(axis=1)
+        ]
+        return labels
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of the prediction: the (weighted) share of correct classes.
@@ -87,10 +90,10 @@ class ClassificationTask(Machine):
         weight = check_y.check_sample_weight(sample_weight, len(labels))
         return float(np.average(prediction == labels, weights=weight if len(weight) else None))
 
-    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray:
+    def _target(self, y: Any, n_samples: int, name: str = "y") -> NDArray[Any]:
         return check_y.check_labels(y, n_samples, name)
 
-    def _meaning(self, target: NDArray, weight: NDArray, classes: Any) -> dict[str, Any]:
+    def _meaning(self, target: NDArray[Any], weight: NDArray[Any], classes: Any) -> dict[str, Any]:
         if classes is None:
             return {"classes": check_y.find_classes(target)}
         return {"classes": check_y.find_classes(check_y.check_labels(classes, None, "classes"), "classes")}

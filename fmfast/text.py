@@ -214,7 +214,7 @@ def _write(
         out.write(text[:n_bytes])
 
 
-def check_whole_numbers(values: Any, length: int, dtype: DTypeLike, name: str) -> NDArray:
+def check_whole_numbers(values: Any, length: int, dtype: DTypeLike, name: str) -> NDArray[Any]:
     """Of shape (length,), or empty for None."""
     if values is None:
         return np.empty(0, dtype=dtype)

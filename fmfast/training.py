@@ -26,7 +26,7 @@ from fmfast.validation import SparseRows
 _SAMPLES_PER_THREAD = 500  # fewer are done before another thread has started
 
 Callback = Callable[[dict[str, Any]], Any]
-Scoring = Callable[[NDArray, NDArray], float]
+Scoring = Callable[[NDArray[Any], NDArray[Any]], float]
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class Progress:
 
     history: list[dict[str, Any]] = field(default_factory=list)
     is_finished: bool = False
-    arrays: dict[str, NDArray] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def restore(self, arrays: dict[str, NDArray]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Fill arrays with what was in those of the same name, which are then let go."""
         kept, wanted = ({name: (a.dtype, a.shape) for name, a in d.items()} for d in (self.arrays, arrays))
         if kept != wanted:
@@ -294,9 +294,14 @@ class _BestEpoch:
     def replay(self, history: list[dict[str, Any]]) -> None:
         """Take note of the epochs of a fit that goes on."""
         for record in history:
+            if not isinstance(record.get("validation_score"), (int, float)):
+                raise ModelFileError(
+                    "The checkpoint holds an epoch without a validation score, which early stopping goes by; "
+                    "remove it, and start anew."
+                )
             self.is_past(record)
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """The parameters of the best epoch, unless the table holds them."""
         if not self._n_worse or self._backup is None:
             return {}
@@ -308,7 +313,7 @@ class _BestEpoch:
             self._backup.restore()
 
 
-def _remembered(run: Run, best: _BestEpoch | None) -> dict[str, NDArray]:
+def _remembered(run: Run, best: _BestEpoch | None) -> dict[str, NDArray[Any]]:
     """All that outlives an epoch besides the table: no copies."""
     return run.remembered() | (best.remembered() if best is not None else {})
 
@@ -391,7 +396,8 @@ def class_probabilities(raw: NDArray[np.float64]) -> NDArray[np.float64]:
     # Normalised in logarithms, so that rows of tiny probabilities do not become 0 / 0.
     log_p = -logistic_loss(raw, np.ones_like(raw))
     p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = p / p.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def progress_line(record: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ class SparseRows:
     n_features : int
     """
 
-    data: NDArray
-    indices: NDArray
+    data: NDArray[Any]
+    indices: NDArray[Any]
     indptr: NDArray[np.int64]
     n_features: int
 
@@ -115,7 +115,7 @@ class SparseRows:
         )
 
 
-def feature_names_of(X: Any) -> NDArray | None:
+def feature_names_of(X: Any) -> NDArray[Any] | None:
     """Column names of a DataFrame if all are strings, else None (an error if only some are)."""
     columns = getattr(X, "columns", None)
     if columns is None or sp.issparse(X):
@@ -130,7 +130,7 @@ def feature_names_of(X: Any) -> NDArray | None:
     return names if n_strings else None
 
 
-def check_feature_names(X: Any, fitted: NDArray | None, estimator_name: str) -> None:
+def check_feature_names(X: Any, fitted: NDArray[Any] | None, estimator_name: str) -> None:
     """Compare the column names of X with those seen by `fit`; warn or raise as scikit-learn does."""
     names = feature_names_of(X)
     if names is None:
@@ -230,7 +230,7 @@ def _check_csr(X: Any, dtype: np.dtype, name: str) -> SparseRows:
     return SparseRows(np.empty(0, dtype) if all_ones else data, indices, indptr, n_features)
 
 
-def _inspect_columns(indices: NDArray, indptr: NDArray[np.int64], n_features: int) -> tuple[str, int]:
+def _inspect_columns(indices: NDArray[Any], indptr: NDArray[np.int64], n_features: int) -> tuple[str, int]:
     """(finding, position of the offending element), as `_csr.inspect_columns`."""
     found = "canonical"
     for start, stop in Pages(indptr, (indices,)).pieces():
@@ -244,7 +244,7 @@ def _inspect_columns(indices: NDArray, indptr: NDArray[np.int64], n_features: in
     return found, -1
 
 
-def _inspect_values(data: NDArray, limit: float) -> tuple[int, bool]:
+def _inspect_values(data: NDArray[Any], limit: float) -> tuple[int, bool]:
     """(position of the first value that is not finite or beyond +-limit, or -1; whether all values are 1)."""
     all_ones = True
     for part in pieces(data):
@@ -255,33 +255,41 @@ def _inspect_values(data: NDArray, limit: float) -> tuple[int, bool]:
     return -1, all_ones
 
 
-def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
+def _csr_arrays(X: Any, name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """data, indices and indptr of a CSR matrix, checked to fit each other; no column index is looked at."""
     data, indices, indptr = np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr)
-    problem = ""
-    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-        problem = f"indices of dtype {indices.dtype} and indptr of dtype {indptr.dtype}, expected integers"
-    elif data.ndim != 1 or indices.ndim != 1 or indptr.ndim != 1:
-        problem = "data, indices or indptr with several dimensions, expected one"
-    elif len(data) != len(indices):
-        problem = f"{len(data)} values in data and {len(indices)} in indices, expected as many"
-    elif len(indptr) != X.shape[0] + 1:
-        problem = f"indptr of length {len(indptr)}, expected {X.shape[0] + 1} for its {X.shape[0]} rows"
-    elif indptr[0] != 0:
-        problem = f"indptr that starts at {indptr[0]}, expected 0"
-    elif indptr[-1] > len(indices):
-        problem = f"indptr that ends at {indptr[-1]}, expected no more than its {len(indices)} stored values"
-    else:
-        indptr = np.ascontiguousarray(indptr, dtype=np.int64)
-        row = _first_decrease(indptr)
-        if row >= 0:
-            problem = f"indptr that falls from {indptr[row]} to {indptr[row + 1]} in row {row}"
+    problem = _structure_problem(data, indices, indptr, X.shape[0])
     if problem:
         raise ValueError(f"{name} is a malformed sparse matrix: it has {problem}; build it anew.")
     if indices.dtype not in (np.int32, np.int64) or not indices.dtype.isnative:
         indices = indices.astype(np.int64)
+    indptr = np.ascontiguousarray(indptr, dtype=np.int64)
     nnz = indptr[-1]
     return data[:nnz], np.ascontiguousarray(indices[:nnz]), indptr
+
+
+def _structure_problem(
+    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], n_lists: int, kind: str = "row"
+) -> str:
+    """What is wrong with the arrays of a compressed matrix, "" if they fit each other.
+
+    `n_lists` counts its rows (CSC: columns; BSR: rows of blocks), and `kind` is what one of them is called.
+    """
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+        return f"indices of dtype {indices.dtype} and indptr of dtype {indptr.dtype}, expected integers"
+    if data.ndim != 1 or indices.ndim != 1 or indptr.ndim != 1:
+        return "data, indices or indptr with several dimensions, expected one"
+    if len(data) != len(indices):
+        return f"{len(data)} values in data and {len(indices)} in indices, expected as many"
+    if len(indptr) != n_lists + 1:
+        return f"indptr of length {len(indptr)}, expected {n_lists + 1} for its {n_lists} {kind}s"
+    if indptr[0] != 0:
+        return f"indptr that starts at {indptr[0]}, expected 0"
+    if indptr[-1] > len(indices):
+        return f"indptr that ends at {indptr[-1]}, expected no more than its {len(indices)} stored values"
+    starts = np.ascontiguousarray(indptr, dtype=np.int64)
+    i = _first_decrease(starts)
+    return "" if i < 0 else f"indptr that falls from {starts[i]} to {starts[i + 1]} in {kind} {i}"
 
 
 def _first_decrease(indptr: NDArray[np.int64]) -> int:
@@ -289,7 +297,7 @@ def _first_decrease(indptr: NDArray[np.int64]) -> int:
     for part in pieces(indptr):
         row = _csr.first_decrease(indptr[part.start : part.stop + 1])
         if row >= 0:
-            return part.start + row
+            return int(part.start + row)
     return -1
 
 
@@ -306,11 +314,14 @@ def _to_csr(X: Any, dtype: np.dtype, name: str) -> Any:
     """Convert another sparse format.
 
     SciPy trusts the arrays of a matrix when it converts it, and crashes if they are wrong, but it checks them
-    when it builds one. So the matrix is built anew, from the same arrays.
+    when it builds one. So the matrix is built anew, from the same arrays. It does not look at all of indptr,
+    however, if that says that there are no entries.
     """
     try:
         if X.format in _PARTS:
             data, *structure = (getattr(X, part) for part in _PARTS[X.format])
+            if X.format in ("bsr", "csc"):
+                _check_lists(X, data, *structure)
             # As floats: duplicates of small integers would overflow when they are added up.
             X = type(X)((_as_float(data, dtype), *structure), shape=X.shape)
         elif X.format == "lil" and any(len(j) != len(x) for j, x in zip(X.rows, X.data, strict=True)):
@@ -318,11 +329,25 @@ def _to_csr(X: Any, dtype: np.dtype, name: str) -> Any:
         if X.format in ("bsr", "csc"):
             X.check_format(full_check=True)
         return X.tocsr()
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(
             f"{name} is a malformed sparse matrix of shape {X.shape} in {X.format.upper()} format: {error}; "
             "build it anew."
         ) from error
+
+
+def _check_lists(X: Any, data: Any, indices: Any, indptr: Any) -> None:
+    """Raise ValueError unless the arrays of a CSC or BSR matrix fit each other."""
+    data, indices, indptr = np.asarray(data), np.asarray(indices), np.asarray(indptr)
+    n_lists, kind = X.shape[1], "column"
+    if X.format == "bsr":
+        if data.ndim != 3 or 0 in data.shape[1:]:
+            raise ValueError(f"its data have the shape {data.shape}, expected (n_blocks, n_rows, n_columns)")
+        n_lists, kind = X.shape[0] // data.shape[1], "block row"
+        data = data[:, 0, 0]
+    problem = _structure_problem(data, indices, indptr, n_lists, kind)
+    if problem:
+        raise ValueError(f"it has {problem}")
 
 
 def _sparse_frame(X: Any, name: str) -> sp.coo_array | None:
@@ -368,7 +393,7 @@ def _row_of(position: int, indptr: NDArray[np.int64]) -> int:
 # ---------------------------------------------------------------------------------------------
 
 
-def numeric_array(values: Any, name: str) -> NDArray:
+def numeric_array(values: Any, name: str) -> NDArray[Any]:
     """A real numeric array of any shape; strings and arbitrary objects are refused."""
     refuse_sparse(values, name)
     try:
@@ -412,7 +437,7 @@ def _check_numeric(dtype: np.dtype, name: str) -> None:
         )
 
 
-def _as_float(values: NDArray, dtype: np.dtype) -> NDArray:
+def _as_float(values: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
     """Native float32 or float64: those stay what they are, wider ones become float64, all else `dtype`."""
     given = values.dtype
     if given.kind == "f" and given.itemsize >= 4:

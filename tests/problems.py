@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+import pytest
 import scipy.sparse as sp
 
 from fmfast import FMClassifier, FMRegressor
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="signals, limits, permissions and links of POSIX")
 
 # One small update per sample: these have a learning rate, and the order of the samples matters to them.
 STOCHASTIC = ["adagrad", "sgd", "ftrl"]

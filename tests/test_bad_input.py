@@ -158,11 +158,19 @@ BAD_X = {
     ),
     "CSC, indptr falls": (
         lambda: tampered("csc", lambda X: X.indptr.__setitem__(2, 0)),
-        ["malformed sparse matrix", "CSC format", "non-decreasing"],
+        ["malformed sparse matrix", "CSC format", "falls", "in column 1"],
     ),
     "CSC, data too short": (
         lambda: tampered("csc", lambda X: setattr(X, "data", X.data[:3])),
-        ["malformed sparse matrix", "CSC format", "same size"],
+        ["malformed sparse matrix", "CSC format", "3 values in data and", "expected as many"],
+    ),
+    "CSC, no entries at the end": (
+        lambda: tampered("csc", lambda X: X.indptr.__setitem__(-1, 0)),
+        ["malformed sparse matrix", "CSC format", "falls", "to 0 in column 5"],
+    ),
+    "CSC, indptr negative at the end": (
+        lambda: tampered("csc", lambda X: X.indptr.__setitem__(-1, -(2**31))),
+        ["malformed sparse matrix", "CSC format", "to -2147483648 in column 5"],
     ),
     "COO, row too large": (
         lambda: tampered("coo", lambda X: X.coords[0].__setitem__(0, 10**6)),
@@ -183,6 +191,18 @@ BAD_X = {
     "BSR, indptr falls": (
         lambda: tampered("bsr", lambda X: X.indptr.__setitem__(1, 10**6)),
         ["malformed sparse matrix", "BSR format"],
+    ),
+    "BSR, no entries at the end": (
+        lambda: tampered("bsr", lambda X: X.indptr.__setitem__(slice(-2, None), [10**6, 0])),
+        ["malformed sparse matrix", "BSR format", "from 1000000 to 0 in block row"],
+    ),
+    "BSR, indices of another range": (
+        lambda: tampered("bsr", lambda X: setattr(X, "indices", X.indices.astype(np.uint64) + 2**63)),
+        ["malformed sparse matrix", "BSR format"],
+    ),
+    "BSR, data of one dimension": (
+        lambda: tampered("bsr", lambda X: setattr(X, "data", X.data.ravel())),
+        ["malformed sparse matrix", "BSR format", "(n_blocks, n_rows, n_columns)"],
     ),
     "DIA, offsets too long": (
         lambda: tampered("dia", lambda X: setattr(X, "offsets", np.arange(99))),

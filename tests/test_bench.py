@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT, needs_fmfast_of_the_repository
 
-ROOT = Path(__file__).resolve().parent.parent
 pytest.importorskip("Cython", reason="the bench compiles its touch kernel")
 pytest.importorskip("matplotlib", reason="the bench draws")
 
 
+@needs_fmfast_of_the_repository
 def test_two_sections_write_their_results(tmp_path):
     command = [sys.executable, "-m", "bench", "--scale", "0.001", "--rounds", "1", "--output", str(tmp_path)]
     command += ["--sections", "limit", "predict"]

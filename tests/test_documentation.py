@@ -5,13 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
-from pathlib import Path
 
 import pytest
+from repository import ROOT, needs_repository
 
 import fmfast
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.mark.parametrize("module", ["estimators", "datasets", "config"])
@@ -33,6 +33,7 @@ def test_every_constructor_argument_is_documented(cls):
         assert "Parameters" in method.__doc__
 
 
+@needs_repository
 def test_quick_start_of_the_readme(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S).group(1)

@@ -173,7 +173,7 @@ def test_files_that_are_no_models(tmp_path, name):
 def test_too_large_for_float32_is_found_after_reading(tmp_path):
     path = written(tmp_path, FILE.replace("1.25", "1e300"))
     assert libfm.load(path, dtype="float64").V_[1, 0] == 1e300
-    with pytest.raises(ValueError, match="too large for float32"):
+    with pytest.raises(TextFormatError, match=r"line 9 is a number too large, .* float32 \(dtype='float64'"):
         libfm.load(path)
 
 

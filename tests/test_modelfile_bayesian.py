@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-from test_modelfile import (
+from model_files import (
     TARGETS,
     X,
     assert_refused,
@@ -18,7 +17,8 @@ from test_modelfile import (
     set_item,
     with_header,
 )
-from test_modelfile import saved as saved_point_estimate
+from model_files import saved as saved_point_estimate
+from numpy.testing import assert_array_equal
 
 import fmfast
 from fmfast import BayesianFMClassifier, BayesianFMRegressor, ModelFileError
@@ -231,6 +231,8 @@ MEMBER_CHANGES = {
         for value in (np.nan, np.inf)
     },
     "alpha of 0": (change_array("alpha", set_item(0.0)), POSITIVE),
+    "alpha without an inverse": (change_array("alpha", set_item(1e-309)), POSITIVE),
+    "a draw with noise without end": (change_array("draw2_alpha", set_item(1e-309)), "NaN or infinite"),
     "a negative precision": (change_array("precision", set_item(-1.0)), POSITIVE),
     "a precision of 0": (change_array("precision", set_item(0.0)), POSITIVE),
     "a draw without noise": (change_array("draw2_alpha", set_item(0.0)), "NaN or infinite|" + POSITIVE),

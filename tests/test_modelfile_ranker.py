@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from test_modelfile import assert_refused, change_array, contents, header_of, rewrite, with_header
+from model_files import assert_refused, change_array, contents, header_of, rewrite, with_header
 
 import fmfast
 from fmfast import FMRanker

@@ -92,4 +92,5 @@ def _to_text(source: data.Source, args: argparse.Namespace, with_field: bool) ->
         zero_based=source.zero_based,
         dtype=args.dtype,
     )
-    return rows.X.shape
+    shape: tuple[int, int] = rows.X.shape
+    return shape

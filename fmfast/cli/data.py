@@ -49,9 +49,9 @@ class Data:
     """
 
     X: Any
-    y: NDArray | None
-    sample_weight: NDArray | None = None
-    field: NDArray | None = None
+    y: NDArray[Any] | None
+    sample_weight: NDArray[Any] | None = None
+    field: NDArray[Any] | None = None
 
 
 class NamedRows:
@@ -61,7 +61,7 @@ class NamedRows:
         self.values, self.columns = values, columns
         self.shape = values.shape
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.values, dtype=dtype, copy=copy)
 
 
@@ -324,7 +324,7 @@ def _arrow_table(source: Source, encoder: Any, with_labels: bool = True) -> Data
     except pa.ArrowException as error:
         raise ValueError(f"{source.path!r} cannot be read: {error}; check what wrote it.") from error
     found = table.column_names
-    taken: dict[str, NDArray] = {}
+    taken: dict[str, NDArray[Any]] = {}
     for name in (source.target, source.sample_weight):
         if name is None or (not with_labels and name not in found):
             continue
@@ -350,13 +350,13 @@ def _no_labels(path: str) -> ValueError:
 # -- labels -----------------------------------------------------------------------------------------
 
 
-def require_labels(data: Data, path: str) -> NDArray:
+def require_labels(data: Data, path: str) -> NDArray[Any]:
     if data.y is None:
         raise _no_labels(path)
     return data.y
 
 
-def as_written(labels: NDArray) -> NDArray:
+def as_written(labels: NDArray[Any]) -> NDArray[Any]:
     """Class labels for people to read: 1, not 1.0, which all labels in text are to the estimators."""
     is_whole = labels.dtype.kind == "f" and bool((np.abs(labels) < 2**53).all())
     return labels.astype(np.int64) if is_whole else labels

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     machine = load(args.model)
     machine.set_params(n_jobs=args.n_jobs)
     is_classifier = hasattr(machine, "classes_")
-    parts: list[tuple[NDArray, NDArray, NDArray]] = []
+    parts: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
     for block in data.blocks(data.Source.of(args.data, args), machine, with_labels=True):
         assert block.y is not None
         prediction = machine.predict_proba(block.X) if is_classifier else machine.predict(block.X)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name:10}{value:.8g}")
 
 
-def _of_numbers(y: NDArray, prediction: NDArray, weight: NDArray) -> dict[str, float]:
+def _of_numbers(y: NDArray[Any], prediction: NDArray[Any], weight: NDArray[Any]) -> dict[str, float]:
     target = check_regression_target(y, len(prediction), dtype=np.float64)
     return {
         "RMSE": metrics.root_mean_squared_error(target, prediction, weight),
@@ -58,7 +58,7 @@ def _of_numbers(y: NDArray, prediction: NDArray, weight: NDArray) -> dict[str, f
     }
 
 
-def _of_classes(machine: Any, y: NDArray, p: NDArray, weight: NDArray) -> dict[str, float]:
+def _of_classes(machine: Any, y: NDArray[Any], p: NDArray[Any], weight: NDArray[Any]) -> dict[str, float]:
     codes = encode_labels(check_labels(y, len(p)), machine.classes_, "the data")
     measures = {"log loss": metrics.log_loss(codes, p, weight)}
     if p.shape[1] == 2:

@@ -101,7 +101,7 @@ def reader_of(name: str, kind: type) -> Callable[[str], Any]:
 
 def read_count(text: str) -> int:
     """A number >= 1."""
-    return reader_of("n_iter", int)(text)  # of which the same is expected
+    return int(reader_of("n_iter", int)(text))  # of which the same is expected
 
 
 def _descriptions(cls: type) -> dict[str, str]:

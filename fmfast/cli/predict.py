@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             write(_lines(predict(block.X)))
 
 
-def _predictor(machine: Any, args: argparse.Namespace) -> Callable[[Any], list[NDArray]]:
+def _predictor(machine: Any, args: argparse.Namespace) -> Callable[[Any], list[NDArray[Any]]]:
     """From rows to the columns of the output; a usage error for what the model cannot say."""
     is_bayesian, is_classifier = hasattr(machine, "n_kept_samples_"), hasattr(machine, "classes_")
     name = type(machine).__name__
@@ -79,7 +79,7 @@ def _predictor(machine: Any, args: argparse.Namespace) -> Callable[[Any], list[N
         )
     method = machine.predict_proba if args.proba else machine.predict
 
-    def predict(X: Any) -> list[NDArray]:
+    def predict(X: Any) -> list[NDArray[Any]]:
         columns = list(method(X, return_std=True)) if args.return_std else [method(X)]
         if is_classifier and not args.proba:
             columns = [data.as_written(column) for column in columns]
@@ -90,7 +90,7 @@ def _predictor(machine: Any, args: argparse.Namespace) -> Callable[[Any], list[N
     return predict
 
 
-def _lines(columns: list[NDArray]) -> str:
+def _lines(columns: list[NDArray[Any]]) -> str:
     """Numbers with the fewest digits from which they come back to the bit."""
     values = [part for column in columns for part in (column.T if column.ndim > 1 else [column])]
     texts = [[str(value) for value in part.tolist()] for part in values]

@@ -188,7 +188,7 @@ def _read(
     return data.read(source, _dtype(args), args.n_features, encoder=encoder)
 
 
-def _validation(args: argparse.Namespace, examples: data.Data, encoder: Any) -> tuple[Any, NDArray]:
+def _validation(args: argparse.Namespace, examples: data.Data, encoder: Any) -> tuple[Any, NDArray[Any]]:
     source = data.Source.of(args.validation, args)
     columns = getattr(examples.X, "columns", None) if encoder is None else None
     validation = data.read(source, _dtype(args), examples.X.shape[1], columns, encoder)
@@ -198,7 +198,7 @@ def _validation(args: argparse.Namespace, examples: data.Data, encoder: Any) -> 
     return X, data.require_labels(validation, source.path)
 
 
-def _task_of(y: NDArray, path: str) -> str:
+def _task_of(y: NDArray[Any], path: str) -> str:
     """What labels look like; a usage error if that is not clear."""
     if y.dtype.kind not in "fiu":
         return "classification"

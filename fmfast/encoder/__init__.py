@@ -334,12 +334,12 @@ class FeatureEncoder(BaseEstimator):
         return self._fields
 
     @property
-    def field_names_(self) -> NDArray:
+    def field_names_(self) -> NDArray[Any]:
         """The columns that became fields, an object ndarray of shape (n_fields,)."""
         return _objects([field.name for field in self._fitted_fields("field_names_")])
 
     @property
-    def feature_names_in_(self) -> NDArray:
+    def feature_names_in_(self) -> NDArray[Any]:
         """The same, under the name that scikit-learn gives it."""
         return _objects([field.name for field in self._fitted_fields("feature_names_in_")])
 
@@ -350,7 +350,7 @@ class FeatureEncoder(BaseEstimator):
         return np.repeat(np.arange(len(widths), dtype=np.int32), widths)
 
     @property
-    def feature_names_(self) -> NDArray:
+    def feature_names_(self) -> NDArray[Any]:
         """A readable name for each feature, an object ndarray of shape (n_features,), made when asked for."""
         fields = self._fitted_fields("feature_names_")
         return _objects([name for field in fields for name in field.feature_names()])
@@ -365,7 +365,7 @@ class FeatureEncoder(BaseEstimator):
         """Number of features."""
         return sum(field.width for field in self._fitted_fields("n_features_out_"))
 
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray:
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
         """`feature_names_`, under the name that scikit-learn gives it.
 
         Parameters
@@ -486,5 +486,5 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _objects(names: list[str]) -> NDArray:
+def _objects(names: list[str]) -> NDArray[Any]:
     return np.array(names, dtype=object)

@@ -28,7 +28,7 @@ class Numbers:
     missing : bool ndarray of shape (n_rows,)
     """
 
-    values: NDArray
+    values: NDArray[Any]
     missing: NDArray[np.bool_]
 
     @property
@@ -219,7 +219,7 @@ def _column(values: Any) -> Column:
     raise _ForeignType(f"values of type {values.dtype}")
 
 
-def _numbers(values: NDArray, missing: NDArray[np.bool_]) -> Numbers:
+def _numbers(values: NDArray[Any], missing: NDArray[np.bool_]) -> Numbers:
     """A column of numbers in which NaN, too, is missing; `missing` may be changed."""
     values = np.ascontiguousarray(values)  # sums depend on the layout, and features on nothing but values
     if values.dtype.kind == "f":
@@ -230,7 +230,7 @@ def _numbers(values: NDArray, missing: NDArray[np.bool_]) -> Numbers:
     return Numbers(values, missing)
 
 
-def _kind_of_numbers(known: NDArray, has_missing: bool) -> str:
+def _kind_of_numbers(known: NDArray[Any], has_missing: bool) -> str:
     if not len(known):
         return "empty"
     if known.dtype.kind != "f":
@@ -239,7 +239,7 @@ def _kind_of_numbers(known: NDArray, has_missing: bool) -> str:
     return "integer" if has_missing and (known == np.rint(known)).all() else "float"
 
 
-def _recoded(categories: list[Any], codes: NDArray) -> Coded:
+def _recoded(categories: list[Any], codes: NDArray[Any]) -> Coded:
     """A column that came as codes of categories; -1 where missing."""
     column = _object_column(categories)
     if isinstance(column, Lists):
@@ -248,7 +248,7 @@ def _recoded(categories: list[Any], codes: NDArray) -> Coded:
     return Coded(np.append(column.codes, -1)[codes], column.values)
 
 
-def _lists(items: Column, counts: NDArray, missing: NDArray[np.bool_]) -> Lists:
+def _lists(items: Column, counts: NDArray[Any], missing: NDArray[np.bool_]) -> Lists:
     if isinstance(items, Lists):
         raise _ForeignType("lists of lists")
     return Lists(items, counts.astype(np.intp), missing)

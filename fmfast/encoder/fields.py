@@ -46,7 +46,7 @@ class Entries:
     """
 
     indices: NDArray[np.intp]
-    data: NDArray
+    data: NDArray[Any]
     row_counts: NDArray[np.intp] | None = None
 
 
@@ -305,7 +305,7 @@ class Binned(_Numbers):
         return _where(kept, indices, np.ones(len(values), dtype))
 
 
-def _where(kept: NDArray[np.bool_], indices: NDArray[np.intp], data: NDArray) -> Entries:
+def _where(kept: NDArray[np.bool_], indices: NDArray[np.intp], data: NDArray[Any]) -> Entries:
     """Entries of rows that have one or none."""
     if kept.all():
         return Entries(indices, data)

@@ -91,7 +91,7 @@ def _texts_of(column: Coded) -> Items:
     return _merged(np.where(column.codes < 0, len(texts) - 1, column.codes), texts)
 
 
-def _merged(codes: NDArray, texts: list[str | None]) -> Items:
+def _merged(codes: NDArray[Any], texts: list[str | None]) -> Items:
     """Items from texts of which several may be the same."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     if len(places) < len(texts):
@@ -103,7 +103,7 @@ def lookup(place_of: Callable[[Any], int], texts: list[str | None]) -> NDArray[n
     return np.fromiter(map(place_of, texts), np.intp, len(texts))
 
 
-def _with_missing_rows(items: Items, counts: NDArray, missing: NDArray[np.bool_]) -> Items:
+def _with_missing_rows(items: Items, counts: NDArray[Any], missing: NDArray[np.bool_]) -> Items:
     """Items of lists, with one missing value in each row that has no list."""
     row_counts = counts + missing
     codes = np.full(row_counts.sum(), items.texts.index(None))
@@ -125,7 +125,7 @@ def _split(items: Items, separator: str) -> Items:
     return Items(merged.codes[ragged_positions(starts, row_counts)], texts, row_counts)
 
 
-def ragged_positions(starts: NDArray, counts: NDArray) -> NDArray[np.intp]:
+def ragged_positions(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.intp]:
     """start, start + 1, ..., start + count - 1 for each row, one row after the other."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())

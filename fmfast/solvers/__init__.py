@@ -33,7 +33,7 @@ class Run(Protocol):
     def run_epoch(self, epoch: int) -> float:
         """Go through the data once; returns the sum of weight * loss, not finite if training diverged."""
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """What the run remembers besides the table, by name; filled in place, it goes on from there."""
 
     def all_finite(self) -> bool:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,7 +186,7 @@ class AlsRun:
         self._objective[0] = objective
         return loss * self._weight_scale
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """Residuals, which come from scratch only now and then, and the objective."""
         arrays = {f"residuals{output}": residuals for output, residuals in enumerate(self._residuals)}
         if self._is_logistic:

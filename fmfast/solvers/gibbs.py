@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ class ChainState:
 
     @property
     def n_groups(self) -> int:
-        return self.mean.shape[1]
+        return int(self.mean.shape[1])
 
     def copy(self) -> ChainState:
         """An independent chain at the same place."""
@@ -195,7 +196,7 @@ class GibbsSampler:
         """(n_samples,) scores of the training data at the present state."""
         return self._residuals[output] + self._latent[output]
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """What the sampler remembers besides the chain, by name; filled in place, it goes on from there."""
         arrays = {f"residuals{output}": residuals for output, residuals in enumerate(self._residuals)}
         if self._is_probit:

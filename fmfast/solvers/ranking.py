@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,17 +171,18 @@ class RankingRun:
         solver, table = self._solver, self._table
 
         def visit(part: NDArray[np.int64]) -> float:
-            return kernel.train_pairs(
+            loss_sum, _, _ = kernel.train_pairs(
                 *self._pairs, part, self._run_length, *self._sides, *self._negatives,
                 table.rows[0], table.width, kernel.LOSSES[solver.loss], self._phi,
                 solver.learning_rate, solver.reg_w, solver.reg_V, seed,
-            )[0]  # fmt: skip
+            )  # fmt: skip
+            return float(loss_sum)
 
         if self._executor is None:
             return visit(runs)
         return float(sum(self._executor.map(visit, np.array_split(runs, self._n_threads))))
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """Nothing: all that is random is a function of the epoch."""
         return {}
 
@@ -189,7 +191,7 @@ class RankingRun:
         return True
 
 
-def _side(rows: SparseRows, table: ParameterTable) -> tuple[NDArray, NDArray, NDArray]:
+def _side(rows: SparseRows, table: ParameterTable) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Starts of the rows, places in the table, values."""
     address = rows.indices.astype(np.int64) * table.rows.shape[2]
     x = rows.data if len(rows.data) else np.ones(rows.nnz, table.dtype)

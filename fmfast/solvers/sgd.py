@@ -240,13 +240,14 @@ class StochasticSolver:
         rate = self.learning_rate / (1.0 + self.learning_rate_decay * epoch)
 
         def visit(part: NDArray[np.int64], bias: NDArray[np.float64], **own: Any) -> float:
-            return core.train_rows(
+            loss: float = core.train_rows(
                 rows.data, rows.indices, rows.indptr, target, sample_weight,
                 part, run_length, N_LANES,
                 table.rows[output], bias, table.width,
                 core.SOLVERS[self.name], core.LOSSES[self.loss], rate, self.reg_w, self.reg_V, self.l1_w,
                 **own,
             )  # fmt: skip
+            return loss
 
         loss_sum = 0.0
         for segment in _segments(runs, rows.nnz):
@@ -316,7 +317,7 @@ class StochasticRun:
         runs, _ = visiting_order(rows.n_samples, rows.nnz, self._seed, epoch)
         return iter([Window(rows, self._targets, self._sample_weight, runs, int(runs[-1]))])
 
-    def remembered(self) -> dict[str, NDArray]:
+    def remembered(self) -> dict[str, NDArray[Any]]:
         """Nothing: the order of the samples is a function of the epoch."""
         return {}
 

@@ -79,17 +79,18 @@ class Sweeper:
         return scores
 
     def sum_residuals(
-        self, residuals: NDArray, weight: NDArray, executor: ThreadPoolExecutor | None
+        self, residuals: NDArray[Any], weight: NDArray[Any], executor: ThreadPoolExecutor | None
     ) -> tuple[float, float]:
         """(sum c e, sum c e^2)."""
 
         def add_up(part: Part) -> tuple[float, float]:
-            return coordinate.sum_residuals(residuals, weight, *part)
+            sums: tuple[float, float] = coordinate.sum_residuals(residuals, weight, *part)
+            return sums
 
         sums = run_all(executor, add_up, self.row_parts)
         return sum(linear for linear, _ in sums), sum(square for _, square in sums)
 
-    def shift(self, output: int, residuals: NDArray, delta: float) -> None:
+    def shift(self, output: int, residuals: NDArray[Any], delta: float) -> None:
         """Add delta to w0."""
         self._table.bias[output, 0] += delta
         residuals += residuals.dtype.type(delta)
@@ -97,8 +98,8 @@ class Sweeper:
     def sweep(
         self,
         output: int,
-        residuals: NDArray,
-        weight: NDArray,
+        residuals: NDArray[Any],
+        weight: NDArray[Any],
         *,
         alpha: float,
         groups: NDArray[np.int32],

@@ -80,7 +80,7 @@ class Threads:
         self,
         train: Callable[..., float],
         runs: NDArray[np.int64],
-        table: NDArray,
+        table: NDArray[Any],
         bias: NDArray[np.float64],
     ) -> float:
         """Train on all runs; returns the sum of what the calls of `train` return.
@@ -107,7 +107,7 @@ class Threads:
         bias[:] = _merged(bias, biases)
         return loss_sum
 
-    def _own_rows(self, table: NDArray) -> list[dict[str, Any]]:
+    def _own_rows(self, table: NDArray[Any]) -> list[dict[str, Any]]:
         """What the kernel must know of the own rows of each thread, as arguments of `train_rows`."""
         stride = table.shape[1]
         owner = np.empty(N_SLOTS, dtype=np.int64)
@@ -154,7 +154,7 @@ def frequent_features(rows: SparseRows) -> tuple[NDArray[np.int64], NDArray[np.f
     return features[order].astype(np.int64), frequency[order]
 
 
-def _on_its_own_cache_line(values: NDArray) -> NDArray:
+def _on_its_own_cache_line(values: NDArray[Any]) -> NDArray[Any]:
     """A copy of a few numbers that shares no cache line with anything else."""
     line = np.zeros(256 // values.itemsize, dtype=values.dtype)  # at least one whole line around the middle
     middle = len(line) // 2
