@@ -21,6 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 extensions += ["svg_math", "plain_docstrings", "page_pictures", "command_help"]  # in _ext
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
+suppress_warnings = ["toc.empty_glob"]  # pages that index.md takes in if they are there
 exclude_patterns = ["_build", "generated"]
 
 html_theme = "furo"
