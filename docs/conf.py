@@ -1,7 +1,7 @@
 """Configuration of the documentation site: `sphinx-build -W -b html docs docs/_build/html`.
 
-The site reads offline and without scripts for its contents: formulas are drawn as SVG while it is built
-(`_ext/svg_math.py`), and pictures are made by the code that the pages show (`snippets.py`).
+The site reads offline: formulas are drawn as SVG while it is built (`_ext/svg_math.py`), and
+pictures are made by the code that the pages show (`snippets.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 extensions += ["svg_math", "plain_docstrings", "page_pictures", "command_help"]  # in _ext
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]  # pages that index.md takes in if they are there
 exclude_patterns = ["_build", "generated"]
 
 html_theme = "furo"

@@ -1,12 +1,12 @@
-"""Runs the code of a page of the documentation, and compares what it prints with what the page says.
+"""Runs the code of a page of the documentation, and compares what it prints with the page.
 
     ```python       run in order, in one namespace per page
     ```sh           run by bash, in the same directory as the page's other code
     ```output       what the block before must have printed; `...` stands for anything
 
-A block after the comment `<!-- not run: reason -->` is shown only; one after `<!-- needs: module -->` runs where that
-module is installed. `python docs/snippets.py PAGE...` runs pages by
-hand; the tests run all of them, and the site makes its pictures with it.
+A block after the comment `<!-- not run: reason -->` is shown only; one after
+`<!-- needs: module -->` runs where that module is installed. `python docs/snippets.py PAGE...` runs
+pages by hand; the tests run all of them, and the site makes its pictures with it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Block(NamedTuple):
 def pages(docs: Path) -> list[Path]:
     """All pages of the documentation."""
     return sorted(
-        path for path in docs.rglob("*.md") if not {"_build", "generated"} & set(path.relative_to(docs).parts)
+        path
+        for path in docs.rglob("*.md")
+        if not {"_build", "generated"} & set(path.relative_to(docs).parts)
     )
 
 
@@ -54,12 +56,14 @@ def blocks(page: Path) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         line = text.count("\n", 0, found.start("language")) + 1
         code = re.sub(f"^{found['indent']}", "", found["code"], flags=re.M)
-        is_run = found["skip"] is None and (found["module"] is None or find_spec(found["module"]) is not None)
+        is_run = found["skip"] is None and (
+            found["module"] is None or find_spec(found["module"]) is not None
+        )
         yield Block(found["language"], code, line, is_run)
 
 
 def run(page: Path, directory: Path) -> int:
-    """Run a page's code in a directory; returns how many blocks were run, raises where the page is wrong."""
+    """Run a page's code in a directory; returns how many blocks, raises where the page is wrong."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed, was_run, n_run = None, True, 0
     before = os.getcwd()
@@ -71,7 +75,9 @@ def run(page: Path, directory: Path) -> int:
             if block.language == "output":
                 if was_run:
                     if printed is None:
-                        raise AssertionError(f"{where}: there is no code before this output.")
+                        raise AssertionError(
+                            f"{where}: there is no code before this output."
+                        )
                     _compare(block.code, printed, where)
                 printed = None
             elif block.language in ("python", "sh") and block.is_run:
@@ -95,9 +101,14 @@ def _run_python(block: Block, namespace: dict[str, Any], where: str) -> str:
 
 
 def _run_shell(block: Block, namespace: dict[str, Any], where: str) -> str:
-    environment = os.environ | {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+    environment = os.environ | {
+        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    }
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.code], capture_output=True, text=True, env=environment
+        ["bash", "-euo", "pipefail", "-c", block.code],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     if done.returncode:
         raise AssertionError(f"{where}: exit code {done.returncode}\n{done.stderr}")
@@ -108,7 +119,9 @@ def _compare(expected: str, printed: str, where: str) -> None:
     checker = doctest.OutputChecker()
     if not checker.check_output(expected, printed, _FLAGS):
         example = doctest.Example("", expected)
-        raise AssertionError(f"{where}:\n{checker.output_difference(example, printed, _FLAGS)}")
+        raise AssertionError(
+            f"{where}:\n{checker.output_difference(example, printed, _FLAGS)}"
+        )
 
 
 if __name__ == "__main__":

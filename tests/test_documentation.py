@@ -1,36 +1,157 @@
-"""What the documentation shows runs, and gives what it says."""
+"""What the documentation shows runs, and gives what it says; nothing public is missing from it."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import fmfast
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+
+# Modules that users import themselves: what their __all__ names is public.
+PUBLIC_MODULES = ["fmfast", *(f"fmfast.{name}" for name in (
+    "datasets", "libfm", "metrics", "numpy_baseline", "plot", "retrieval", "text",
+))]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["estimators", "datasets", "config"])
+def _snippets():
+    spec = importlib.util.spec_from_file_location("snippets", DOCS / "snippets.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+snippets = _snippets()
+
+
+# -- docstrings ------------------------------------------------------------------------------------
+
+
+def _modules_with_examples():
+    package = Path(fmfast.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        if re.search(r"^ *>>> ", path.read_text(encoding="utf-8"), re.M):
+            name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+            yield name.removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("module", list(_modules_with_examples()))
 def test_examples_of_docstrings(module):
-    failed, _ = doctest.testmod(importlib.import_module(f"fmfast.{module}"))
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert tried > 0
     assert failed == 0
 
 
-@pytest.mark.parametrize("cls", [fmfast.FMRegressor, fmfast.FMClassifier])
+@pytest.mark.parametrize(
+    "cls",
+    [fmfast.FMRegressor, fmfast.FMClassifier, fmfast.BayesianFMRegressor, fmfast.BayesianFMClassifier,
+     fmfast.FeatureEncoder],
+)  # fmt: skip
 def test_every_constructor_argument_is_documented(cls):
     documented = {
         name.strip()
-        for names in re.findall(r"^(\w+(?:, \w+)*) : ", cls.__doc__, re.M)
+        for names in re.findall(r"^ *(\w+(?:, \w+)*) : ", cls.__doc__, re.M)
         for name in names.split(",")
     }
     assert set(cls().get_params()) <= documented
+
+
+@pytest.mark.parametrize("cls", [fmfast.FMRegressor, fmfast.FMClassifier])
+def test_methods_are_documented_whole(cls):
     for method in (cls.fit, cls.partial_fit, cls.predict, cls.score):
         assert "{" not in method.__doc__.replace("{array-like, sparse matrix}", "")
         assert "Parameters" in method.__doc__
+
+
+# -- the site --------------------------------------------------------------------------------------
+
+PAGES = snippets.pages(DOCS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
+def test_code_of_the_page_runs_and_prints_what_the_page_says(page, tmp_path):
+    if "matplotlib" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("matplotlib")
+    wanted = sum(block.language in ("python", "sh") and block.is_run for block in snippets.blocks(page))
+    assert snippets.run(page, tmp_path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n", "line 5"),
+        ("```output\n3\n```\n", "no code before"),
+        ("```sh\nfalse\n```\n", "exit code 1"),
+        ("text\n\n```python\nraise ValueError('as it should')\n```\n", "as it should"),
+    ],
+)
+def test_wrong_pages_are_found(page, message, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(page, encoding="utf-8")
+    with pytest.raises((AssertionError, ValueError), match=message):
+        snippets.run(path, tmp_path)
+
+
+def test_blocks_that_are_not_run_are_shown_only(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(
+        "<!-- not run: it installs -->\n```sh\nfalse\n```\n\n"
+        "<!-- needs: a_module_that_nobody_has -->\n```python\n1 / 0\n```\n\n```output\nnothing\n```\n",
+        encoding="utf-8",
+    )
+    assert snippets.run(path, tmp_path) == 0
+
+
+def test_every_formula_of_the_theory_is_checked_by_code():
+    for page in (DOCS / "theory").glob("*.md"):
+        if page.stem == "index":
+            continue
+        sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.M)[1:]
+        for section in sections:
+            if "$$" in section:
+                assert "```python" in section, f"{page.name}: {section.splitlines()[0]}"
+
+
+def test_no_public_name_is_missing_from_the_reference():
+    listed: set[str] = set()
+    module = "fmfast"
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        for directive, name in re.findall(
+            r"^\.\. (auto\w+|currentmodule):: ([\w.]+)", page.read_text(encoding="utf-8"), re.M
+        ):
+            if directive == "currentmodule":
+                module = name
+            elif directive == "automodule":
+                module = name
+                listed.add(name)
+                listed |= {f"{name}.{member}" for member in getattr(sys.modules[name], "__all__", ())}
+            else:
+                listed.add(name if name.startswith("fmfast.") else f"{module}.{name}")
+    public = {f"{name}.{member}" for name in PUBLIC_MODULES
+              for member in importlib.import_module(name).__all__}  # fmt: skip
+    missing = sorted(public - listed)
+    assert not missing, f"add to docs/reference/: {missing}"
+
+
+def test_every_page_is_reached():
+    """Each page stands in the table of its folder, or on the front page."""
+    for page in PAGES:
+        index = page.parent / "index.md"
+        text = index.read_text(encoding="utf-8")
+        if page != index and "\n*\n" not in text:
+            assert re.search(rf"^{page.stem}$", text, re.M), page
+
+
+# -- the README ------------------------------------------------------------------------------------
 
 
 def test_quick_start_of_the_readme(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,11 @@ class CommandHelp(Directive):
         command = [sys.executable, "-m", "fmfast", *self.arguments, "--help"]
         # As wide as the page, wherever it is built.
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "95"}
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"COLUMNS": "95"},
         )
         return [nodes.literal_block(done.stdout, done.stdout, language="text")]
 

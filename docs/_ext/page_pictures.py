@@ -1,12 +1,13 @@
-"""Pictures of pages are made by the code that stands on them, whenever the site is built."""
+"""Pictures of pages are made by the code that stands on them, while the site is built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import snippets
 from sphinx.application import Sphinx
+
+import snippets
 
 
 def _make(app: Sphinx) -> None:
@@ -15,7 +16,9 @@ def _make(app: Sphinx) -> None:
         if "generated/" in page.read_text(encoding="utf-8"):
             directory = docs / "generated" / page.stem
             directory.mkdir(parents=True, exist_ok=True)
-            newest = max((path.stat().st_mtime for path in directory.glob("*.png")), default=0.0)
+            newest = max(
+                (path.stat().st_mtime for path in directory.glob("*.png")), default=0.0
+            )
             if newest < page.stat().st_mtime:
                 snippets.run(page, directory)
 

@@ -1,7 +1,8 @@
-"""Docstrings are written for `help()`: formulas in ASCII, no markup but single backticks. Here they become RST.
+"""Docstrings are written for `help()`: formulas in ASCII, single backticks. Here they become RST.
 
-An indented block after an empty line is a formula, and shown as it stands; `*`, `|` and trailing underscores of
-names like w0_ mean themselves. Examples and the headers of numpydoc sections are left to numpydoc.
+An indented block after an empty line is a formula, and shown as it stands; `*`, `|` and trailing
+underscores of names like w0_ mean themselves. Examples and the headers of numpydoc sections are
+left to numpydoc.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from sphinx.application import Sphinx
 
 _CODE = re.compile(r"(`[^`]+`)")
 _UNDERLINE = re.compile(r"-{3,}$")
-_MEMBER = re.compile(r"[*\w, ]+( : .*)?$")  # the header of a parameter, at the left margin of a section
+_MEMBER = re.compile(
+    r"[*\w, ]+( : .*)?$"
+)  # the header of a parameter, at the left margin of a section
 
 
 def as_rst(lines: list[str]) -> list[str]:
@@ -47,7 +50,11 @@ def as_rst(lines: list[str]) -> list[str]:
             if followed and indent == 0:
                 section = text
             is_header = followed or _UNDERLINE.match(text)
-            is_member = section not in ("", "Notes", "Examples") and indent == 0 and _MEMBER.match(text)
+            is_member = (
+                section not in ("", "Notes", "Examples")
+                and indent == 0
+                and _MEMBER.match(text)
+            )
             out.append(line if is_header or is_member else _escaped(line))
         before, was_blank = indent, False
     return out
@@ -61,16 +68,26 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
-def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def _process(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     lines[:] = as_rst(lines)
 
 
-def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """The fields of named tuples are documented under their class, and not again one by one."""
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+def _skip(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """The fields of named tuples are documented under their class, and not one by one."""
+    return (
+        True
+        if str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+        else None
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", _skip)
-    app.connect("autodoc-process-docstring", _process, priority=100)  # numpydoc comes at 500
+    app.connect(
+        "autodoc-process-docstring", _process, priority=100
+    )  # numpydoc comes at 500
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,6 @@
-"""Sphinx draws formulas as SVG while the site is built: no TeX, no script, no network for whoever reads it.
+"""Sphinx draws formulas as SVG while the site is built: whoever reads it needs no script and no network.
 
-The formula's TeX stays in the page as the picture's alternative text.
+The formula's TeX stays in the page as the picture's label.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import re
 from functools import cache
+from itertools import count
 from typing import Any
 
 import ziamath
@@ -16,63 +17,58 @@ from sphinx.application import Sphinx
 from ziamath.tex import tex2mml
 
 _EM = 24.0  # ziamath draws at this size; the page scales pictures to its own letters
-_TALLEST = 20.0
-_SYMBOLS = 0
+_TALLEST = 20.0  # em
+_WORD_JOINER = "&#8288;"
+_numbers = count()
 
 
 @cache
-def _drawing(tex: str, is_inline: bool) -> tuple[str, float, float, float]:
-    """(SVG, width, height, depth below the base line), lengths in em."""
-    mathml = tex2mml(tex, inline=is_inline).replace("<math ", '<math mathcolor="currentColor" ', 1)
+def _drawing(tex: str, is_inline: bool) -> tuple[str, str]:
+    """(SVG without its size, the style that gives it one in the text)."""
+    mathml = tex2mml(tex, inline=is_inline).replace(
+        "<math ", '<math mathcolor="currentColor" ', 1
+    )
     mathml = re.sub(r'<mtable(?![^>]*rowspacing)|rowspacing="[^"]*"', _roomier, mathml)
     svg = ziamath.Math(mathml, size=_EM).svg()
-    box = re.search(r'viewBox="([-\d. e]+)"', svg)
+    box = re.search(r'viewBox="([^"]+)"', svg)
     assert box is not None
-    _, top, width, height = map(float, box[1].split())
-    if height > _TALLEST * _EM:  # \left( around a sum is drawn without end
-        raise ValueError(f"The formula is {height / _EM:.0f} em high; use \\Bigl and \\Bigr: {tex}")
-    return svg, width / _EM, height / _EM, (top + height) / _EM
+    _, top, width, height = (float(number) / _EM for number in box[1].split())
+    if height > _TALLEST:  # \left( around a sum is drawn without end
+        raise ValueError(f"A formula is {height:.0f} em high; use \\Bigl and \\Bigr: {tex}")
+    style = f"width:{width:.4g}em;height:{height:.4g}em"
+    if is_inline:
+        style += f";vertical-align:{-(top + height):.4g}em"
+    return re.sub(r' width="[^"]*" height="[^"]*"', "", svg, count=1), style
 
 
 def _roomier(found: re.Match[str]) -> str:
     """Rows of formulas need room for their fractions."""
-    return found[0] + ' rowspacing="0.9em"' if found[0] == "<mtable" else 'rowspacing="0.9em"'
+    tag = "<mtable " if found[0] == "<mtable" else ""
+    return f'{tag}rowspacing="0.9em"'
 
 
 def _element(tex: str, is_inline: bool) -> str:
-    global _SYMBOLS
-    svg, width, height, depth = _drawing(tex, is_inline)
+    svg, style = _drawing(tex, is_inline)
     # Ids must be unique in a page, and every drawing has symbols of its own.
-    _SYMBOLS += 1
-    svg = re.sub(r'(<symbol id="|href="#)', rf"\g<1>m{_SYMBOLS}-", svg)
-    style = f"width:{width:.4g}em;height:{height:.4g}em"
-    if is_inline:
-        style += f";vertical-align:{-depth:.4g}em"
-    label = html.escape(" ".join(tex.split()), quote=True)
-    return re.sub(
-        r'<svg ([^>]*?)width="[^"]*" height="[^"]*"',
-        rf'<svg \1role="img" aria-label="{label}" style="{style}"'.replace("\\", "\\\\").replace("\\\\1", "\\1"),
-        svg,
-        count=1,
-    )
+    svg = re.sub(r'(<symbol id="|href="#)', rf"\g<1>m{next(_numbers)}-", svg)
+    label = html.escape(" ".join(tex.split()))
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{style}" ', 1)
 
 
 def _visit_inline(self: Any, node: nodes.math) -> None:
     following = node.parent[node.parent.index(node) + 1 :]
-    joined = following and following[0].astext()[:1] in {".", ",", ";", ":", ")"}
-    # A word joiner: no line begins with the full stop behind a formula.
-    self.body.append(f'<span class="math">{_element(node.astext(), True)}</span>{"&#8288;" if joined else ""}')
+    # No line begins with the full stop behind a formula.
+    is_joined = following and following[0].astext()[:1] in {".", ",", ";", ":", ")"}
+    formula = _element(node.astext(), True)
+    self.body.append(
+        f'<span class="math">{formula}</span>{_WORD_JOINER if is_joined else ""}'
+    )
     raise nodes.SkipNode
 
 
 def _visit_block(self: Any, node: nodes.math_block) -> None:
-    tex = node.astext().strip()
-    if "\\\\" in tex and "\\begin" not in tex:
-        tex = f"\\begin{{aligned}}{tex}\\end{{aligned}}"
-    self.body.append(self.starttag(node, "div", CLASS="math-block"))
-    if node.get("number"):
-        self.body.append(f'<span class="eqno">({node["number"]})</span>')
-    self.body.append(f"{_element(tex, False)}</div>\n")
+    formula = _element(node.astext().strip(), False)
+    self.body.append(f"{self.starttag(node, 'div', CLASS='math-block')}{formula}</div>\n")
     raise nodes.SkipNode
 
 
