@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -65,11 +66,33 @@ def test_every_constructor_argument_is_documented(cls):
     assert set(cls().get_params()) <= documented
 
 
-@pytest.mark.parametrize("cls", [fmfast.FMRegressor, fmfast.FMClassifier])
-def test_methods_are_documented_whole(cls):
-    for method in (cls.fit, cls.partial_fit, cls.predict, cls.score):
-        assert "{" not in method.__doc__.replace("{array-like, sparse matrix}", "")
-        assert "Parameters" in method.__doc__
+def _public_functions():
+    """(name, function) of all that users call."""
+    for module in PUBLIC_MODULES:
+        for name in importlib.import_module(module).__all__:
+            found = getattr(importlib.import_module(module), name)
+            if inspect.isfunction(found):
+                yield f"{module}.{name}", found
+            elif inspect.isclass(found):
+                for member in dir(found):
+                    method = inspect.unwrap(getattr(found, member)) if member[0] != "_" else None
+                    method = getattr(method, "__func__", method)
+                    if inspect.isfunction(method) and method.__module__.startswith("fmfast"):
+                        yield f"{module}.{name}.{member}", method
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [pytest.param(*pair, id=pair[0]) for pair in _public_functions()]
+)
+def test_every_argument_of_public_functions_is_documented(name, function):
+    text = inspect.getdoc(function)
+    assert not re.search(r"^ *\{\w+\}$", text, re.M), "a shared part was not filled in"
+    headers = " ".join(re.findall(r"^ *(\*?\*?\w+(?:, \*?\*?\w+)*)(?: : .*)?$", text, re.M))
+    documented = set(re.findall(r"\w+", headers))
+    arguments = inspect.signature(function).parameters
+    assert set(arguments) - {"self", "cls"} <= documented
+    if inspect.signature(function).return_annotation not in ("None", None):
+        assert re.search(r"^(Returns|Yields)$", text, re.M)
 
 
 # -- the site --------------------------------------------------------------------------------------
