@@ -25,7 +25,11 @@ class CommandHelp(Directive):
             check=True,
             env=os.environ | {"COLUMNS": "95"},
         )
-        return [nodes.literal_block(done.stdout, done.stdout, language="text")]
+        return [
+            nodes.literal_block(
+                done.stdout, done.stdout, language="text", classes=["command-help"]
+            )
+        ]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
