@@ -124,6 +124,30 @@ def test_wrong_pages_are_found(page, message, tmp_path):
         snippets.run(path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("expected", "printed", "is_right"),
+    [
+        ("RMSE 0.96", "RMSE 0.97", True),
+        ("RMSE 0.96", "RMSE 1.06", False),
+        ("92% within", "93% within", True),
+        ("92% within", "81% within", False),
+        ("5 epochs, loss 0.5", "6 epochs, loss 0.5", False),
+        ("-2.41  a x b", "-2.44  a x b", True),
+        ("-2.41  a x b", "2.41  a x b", False),
+        ("0.5", "50%", False),
+        ("0.5 0.6", "0.5", False),
+    ],
+)
+def test_only_numbers_with_a_fraction_may_differ_a_little(expected, printed, is_right, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\nprint({printed!r})\n```\n\n```output\n{expected}\n```\n", encoding="utf-8")
+    if is_right:
+        assert snippets.run(page, tmp_path) == 1
+    else:
+        with pytest.raises(AssertionError, match=r"line 5"):
+            snippets.run(page, tmp_path)
+
+
 def test_blocks_that_are_not_run_are_shown_only(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(

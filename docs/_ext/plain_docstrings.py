@@ -63,7 +63,9 @@ def as_rst(lines: list[str]) -> list[str]:
 def _escaped(line: str) -> str:
     parts = _CODE.split(line)
     for i in range(0, len(parts), 2):
-        parts[i] = re.sub(r"([*|\\])", r"\\\1", parts[i])
+        emphasized = re.split(r"(?<!\w)(\*\w[\w ]*\*)(?!\w)", parts[i])
+        emphasized[::2] = [re.sub(r"([*|\\])", r"\\\1", part) for part in emphasized[::2]]
+        parts[i] = "".join(emphasized)
         parts[i] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", parts[i])
     return "".join(parts)
 
