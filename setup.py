@@ -39,7 +39,7 @@ def extension(name, flags=()):
 
 
 PORTABLE = ("_csr", "_cpu", "_decimal", "_text")
-BY_LEVEL = ("_core", "_coordinate", "_table")  # built for the baseline and for every level
+BY_LEVEL = ("_core", "_coordinate", "_ranking", "_table")  # built for the baseline and for every level
 
 extensions = [extension(name) for name in (*BY_LEVEL, *PORTABLE)]
 if X86_64:

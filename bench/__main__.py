@@ -40,6 +40,7 @@ SECTIONS = (
     "levels",
     "steps",
     "retrieval",
+    "ranking",
 )
 ON_ALL_CORES = ("threads", "column_wise")  # the others run on one
 

@@ -22,6 +22,7 @@ from fmfast.exceptions import (
 )
 from fmfast.model import FMModel
 from fmfast.modelfile import load
+from fmfast.ranking import FMRanker
 from fmfast.store import Dataset, open_dataset
 
 __version__ = _version("fmfast")
@@ -36,6 +37,7 @@ __all__ = [
     "DivergenceError",
     "FMClassifier",
     "FMModel",
+    "FMRanker",
     "FMRegressor",
     "FeatureEncoder",
     "ModelFileError",

@@ -1,8 +1,8 @@
 """Which build of the kernels runs on this CPU.
 
-`_core.pyx`, `_coordinate.pyx` and `_table.pyx` are compiled for the x86-64 baseline, for v3 (AVX2, FMA)
-and for v4 (AVX-512); elsewhere there is one build. The environment variable FMFAST_CPU=baseline|v3|v4,
-read once at import, forces one, so that tests can run them all.
+`_core.pyx`, `_coordinate.pyx`, `_ranking.pyx` and `_table.pyx` are compiled for the x86-64 baseline, for v3
+(AVX2, FMA) and for v4 (AVX-512); elsewhere there is one build. The environment variable
+FMFAST_CPU=baseline|v3|v4, read once at import, forces one, so that tests can run them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def available_levels() -> list[str]:
 
 
 def load_kernel(name: str, level: str) -> ModuleType:
-    """The module "_core", "_coordinate" or "_table" built for one level."""
+    """The module "_core", "_coordinate", "_ranking" or "_table" built for one level."""
     return importlib.import_module(f"fmfast.{name}{_LEVELS[level][1]}")
 
 
@@ -53,4 +53,5 @@ def _chosen_level() -> str:
 level: str = _chosen_level()
 core: ModuleType = load_kernel("_core", level)
 coordinate: ModuleType = load_kernel("_coordinate", level)
+ranking: ModuleType = load_kernel("_ranking", level)
 table: ModuleType = load_kernel("_table", level)

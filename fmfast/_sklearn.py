@@ -29,7 +29,7 @@ def conversion_warning() -> type[Warning]:
 
 
 def estimator_tags(kind: str) -> Any:
-    """scikit-learn's description of an estimator of kind "regressor", "classifier" or "transformer"."""
+    """scikit-learn's description: "regressor", "classifier", "transformer" (of tables) or "ranker"."""
     from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags, TransformerTags
 
     if kind == "transformer":  # of tables
@@ -38,6 +38,12 @@ def estimator_tags(kind: str) -> Any:
             target_tags=TargetTags(required=False),
             transformer_tags=TransformerTags(),
             input_tags=InputTags(categorical=True, string=True, allow_nan=True),
+        )
+    if kind == "ranker":  # of interactions
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            input_tags=InputTags(sparse=True, positive_only=True),
         )
     return Tags(
         estimator_type=kind,

@@ -8,17 +8,11 @@ that was made large from the start.
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from fmfast._random cimport mix64
+
 ctypedef fused floating:
     float
     double
-
-
-cdef inline uint64_t mix64(uint64_t x) noexcept nogil:
-    """SplitMix64 (Steele, Lea, Flood 2014): the finalizer that makes a stream of a counter."""
-    x += <uint64_t>0x9E3779B97F4A7C15
-    x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EB
-    return x ^ (x >> 31)
 
 
 cdef inline uint32_t mix32(uint32_t x) noexcept nogil:

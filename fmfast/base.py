@@ -28,20 +28,14 @@ _NO_MATTER = ("callbacks", "n_jobs", "verbose")  # to the outcome of a fit
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
 
-class Machine(BaseEstimator, ABC):
-    """Checks its data and publishes a model; a subclass says how that is trained, and what a score means."""
+class Learner(BaseEstimator):
+    """What is trained, and can be saved."""
 
-    _task: str  # "regression" or "classification"
+    _task: str  # "regression", "classification" or "ranking"
     _is_bayesian = False
 
     # Of every constructor.
-    dtype: str
-    callbacks: Sequence[Callback] | None
-    encoder: FeatureEncoder | None
-    n_factors: int
-    n_jobs: int | None
     random_state: RandomState
-    solver: str
 
     # Set by fit.
     model_: Any
@@ -72,6 +66,36 @@ class Machine(BaseEstimator, ABC):
         """
         self._fitted_model("save")
         save_model(path, self)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        if isinstance(self.random_state, np.random.RandomState):
+            return int(self.random_state.randint(0, 2**31 - 1))
+        return int(np.random.default_rng(self.random_state).integers(0, 2**63 - 1))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def _fitted_model(self, method: str) -> Any:
+        if not self.__sklearn_is_fitted__():
+            raise not_fitted_error()(
+                f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; "
+                "call fit first."
+            )
+        return self.model_
+
+
+class Machine(Learner, ABC):
+    """Checks its data and publishes a model; a subclass says how that is trained, and what a score means."""
+
+    # Of every constructor.
+    dtype: str
+    callbacks: Sequence[Callback] | None
+    encoder: FeatureEncoder | None
+    n_factors: int
+    n_jobs: int | None
+    solver: str
 
     # -- data in -------------------------------------------------------------------------------
 
@@ -136,13 +160,6 @@ class Machine(BaseEstimator, ABC):
 
     def _check_X(self, X: Any, name: str = "X") -> check.SparseRows:
         return check.check_X(X, dtype=np.dtype(self.dtype), name=name)
-
-    def _seed(self) -> int:
-        if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
-        if isinstance(self.random_state, np.random.RandomState):
-            return int(self.random_state.randint(0, 2**31 - 1))
-        return int(np.random.default_rng(self.random_state).integers(0, 2**63 - 1))
 
     def _check_settings(self) -> None:
         """Refuse constructor arguments that do not go together."""
@@ -227,17 +244,6 @@ class Machine(BaseEstimator, ABC):
             del self.feature_names_in_
         if model.classes is not None:
             self.classes_ = model.classes
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "model_")
-
-    def _fitted_model(self, method: str) -> Any:
-        if not self.__sklearn_is_fitted__():
-            raise not_fitted_error()(
-                f"This {type(self).__name__} instance is not fitted yet, so {method} is not available; "
-                "call fit first."
-            )
-        return self.model_
 
     def _rows_to_score(self, X: Any, method: str) -> check.SparseRows:
         """Checked rows that fit the model."""

@@ -21,7 +21,16 @@ from fmfast.encoder import FeatureEncoder
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import check_params
 from fmfast.solvers import SOLVERS, Solver
-from fmfast.training import Callback, Examples, Progress, Scoring, Stopping, count_threads, train
+from fmfast.training import (
+    Callback,
+    Examples,
+    Progress,
+    Scoring,
+    Stopping,
+    count_threads,
+    n_set_apart,
+    train,
+)
 
 
 @documented
@@ -111,7 +120,7 @@ class FactorizationMachine(Machine, ABC):
         if eval_set is not None:
             validation = self._check_eval_set(eval_set, examples.rows.n_features, meaning)
         elif self.early_stopping:
-            n_validation = self._n_validation(examples.rows.n_samples)
+            n_validation = n_set_apart(self.validation_fraction, examples.rows.n_samples, "samples")
         model, progress, keep = self._resume(resume_from, examples, validation, meaning, is_new)
         # From here on nothing is wrong with the arguments, so a generator may be asked for a seed.
         if progress is None:
@@ -231,17 +240,6 @@ class FactorizationMachine(Machine, ABC):
             n_iter_no_change=int(self.n_iter_no_change),
             tol=float(self.tol),
         )
-
-    def _n_validation(self, n_samples: int) -> int:
-        """How many samples early stopping sets apart; not 0, and not all."""
-        n_validation = round(self.validation_fraction * n_samples)
-        if n_validation == 0 or n_validation == n_samples:
-            raise ValueError(
-                f"early_stopping=True sets {n_validation} of {n_samples} samples apart for validation "
-                f"(validation_fraction={self.validation_fraction:g}), expected some for either part; give "
-                "more samples, an eval_set, or early_stopping=False."
-            )
-        return n_validation
 
     # -- the parameters ------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast import _siderows
 from fmfast._classes import decode_classes, encode_classes
 from fmfast._files import PREFIX_SIZE, little_endian, npy_prefix, replacing
 from fmfast.encoder import FeatureEncoder
@@ -52,6 +53,7 @@ from fmfast.exceptions import ModelFileError
 from fmfast.model import FMModel, TrainingState
 from fmfast.parameters import CONSTRAINTS, BaseEstimator, check_params
 from fmfast.posterior import Draw, Posterior
+from fmfast.ranking_model import RankingModel
 from fmfast.solvers import SOLVERS
 from fmfast.solvers.gibbs import ChainState
 from fmfast.table import ParameterTable
@@ -119,7 +121,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    FMRegressor, FMClassifier, BayesianFMRegressor or BayesianFMClassifier
+    FMRegressor, FMClassifier, FMRanker, BayesianFMRegressor or BayesianFMClassifier
         Fitted, with the same predictions to the bit. `partial_fit` and `warm_start` go on as if training had
         never been interrupted.
 
@@ -206,6 +208,7 @@ def _header_of(estimator: Any, loop: SavedLoop | None) -> dict[str, Any]:
         "feature_names": None if names is None else [str(name) for name in names],
         "encoder": None if model.encoder is None else model.encoder.to_dict(),
         "training": training,
+        "ranking": _siderows.describe(model) if isinstance(model, RankingModel) else None,
         "chain": chain,
         "n_iter": int(estimator.n_iter_),
         "history": [
@@ -310,6 +313,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "encoder": (lambda v: v is None or isinstance(v, dict), "null or the state of a FeatureEncoder"),
     "training": (_is_null_or(_TRAINING), "null or the state of a known solver"),
+    "ranking": (
+        lambda v: v is None or _siderows.is_description(v),
+        "null, or the sizes of contexts and items",
+    ),
     "chain": (_is_null_or(_CHAIN), "null or where a Markov chain stands"),
     "n_iter": (_is_count, "an integer >= 0"),
     "history": (lambda v: isinstance(v, list) and all(map(_is_record, v)), "a list of records of numbers"),
@@ -404,8 +411,11 @@ def _read_estimator(file: BinaryIO, with_loop: bool) -> tuple[Any, SavedLoop | N
         raise ValueError("it has parameters that are NaN or infinite")
     if isinstance(model, Posterior):
         _check_chain(model.chain, estimator._task == "classification")
+    if isinstance(model, RankingModel):
+        _siderows.check_rows(model)
     history = [{key: _decode_number(value) for key, value in record.items()} for record in header["history"]]
-    estimator.encoder = model.encoder
+    if model.encoder is not None:
+        estimator.encoder = model.encoder
     estimator._publish(model, history, header["n_iter"])
     return estimator, loop
 
@@ -433,8 +443,8 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
     is_classifier = task == "classification"
     if header["task"] != task or (header["classes"] is not None) != is_classifier:
         raise ValueError(f"its task or its classes are not those of a {header['class']}")
-    if is_classifier and (header["scale"], header["offset"]) != (1.0, 0.0):
-        raise ValueError("it is a classifier with a scale or an offset")
+    if task != "regression" and (header["scale"], header["offset"]) != (1.0, 0.0):
+        raise ValueError(f"it is a {estimator._kind} with a scale or an offset")
     classes = decode_classes(header["classes"]) if is_classifier else None
     names = header["feature_names"]
     n_features = header["n_features"]
@@ -448,6 +458,13 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
     chain = header["chain"]
     if (chain is not None) != estimator._is_bayesian or (chain and training):
         raise ValueError(f"its training or its chain is not that of a {header['class']}")
+    sides = header["ranking"]
+    if (sides is not None) != (task == "ranking"):
+        raise ValueError(f"its contexts and items are not those of a {header['class']}")
+    if sides and (encoder or names or sum(side["n_features"] for side in sides.values()) != n_features):
+        raise ValueError(
+            f"it has names or columns besides those of its contexts and items, {n_features} in all"
+        )
     n_outputs = 1 if classes is None or len(classes) == 2 else len(classes)
     state_size = SOLVERS[training.solver].state_size(header["n_factors"]) if training else 0
     dtype = np.dtype(header["dtype"])
@@ -457,6 +474,8 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
         # Each draw has four members besides, each with what precedes its numbers and an entry of the zip.
         n_bytes = n_bytes * (1 + chain["n_draws"]) + 4 * PREFIX_SIZE * chain["n_draws"]
         n_bytes += 4 * n_features + 16 * n_outputs * chain["n_groups"] * (header["n_factors"] + 1)
+    if sides:
+        n_bytes += sum(_siderows.size_of(side, dtype) for side in sides.values())
     if n_bytes > file_size:
         raise ValueError(f"its header promises {n_bytes} bytes of parameters, but the file has {file_size}")
 
@@ -473,6 +492,9 @@ def _empty_model(header: dict[str, Any], estimator: Any, file_size: int) -> FMMo
         "feature_names": None if names is None else np.array(names, dtype=object),
         "encoder": encoder,
     }
+    if sides:
+        contexts, items = (_siderows.empty_rows(sides[name], dtype) for name in _siderows.SIDES)
+        return RankingModel(empty_table(), training=training, contexts=contexts, items=items, **meaning)
     if not chain:
         return FMModel(empty_table(), training=training, **meaning)
     shape = (n_outputs, chain["n_groups"], header["n_factors"] + 1)
@@ -523,7 +545,8 @@ def _arrays(model: FMModel | Posterior) -> dict[str, NDArray]:
         table = model.table
         # State without a solver means nothing.
         state = table.state if model.training else table.state[:, :, :0]
-        return {"bias": table.bias, "w": table.w, "V": table.V, "state": state}
+        arrays = {"bias": table.bias, "w": table.w, "V": table.V, "state": state}
+        return arrays | (_siderows.arrays_of(model) if isinstance(model, RankingModel) else {})
     chain = model.chain
     arrays = {"bias": chain.table.bias, "w": chain.table.w, "V": chain.table.V, "state": chain.table.state}
     arrays |= {name: getattr(chain, name) for name in ("groups", "alpha", "mean", "precision")}

@@ -211,6 +211,12 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or getattr(v, "_kind", None) == "transformer",
         "None or a FeatureEncoder",
     ),
+    # of FMRanker
+    "loss": (_is_one_of("warp", "bpr"), '"warp" or "bpr"'),
+    "max_trials": (lambda v: _is_integer(v) and 1 <= v <= 100_000, "an integer from 1 to 100000"),
+    "popularity_power": _AT_LEAST_0,
+    "metric": (_is_one_of("ndcg", "recall"), '"ndcg" or "recall"'),
+    "k": _COUNT,
     # of FeatureEncoder
     "categorical": _NAMES,
     "multi_valued": _NAMES,

@@ -106,7 +106,11 @@ def vectors(est: FactorizationMachine, context_X: Any, item_X: Any) -> Vectors:
     TypeError
         If est is no machine of fmfast.
     """
-    found = _vectors(est, context_X, item_X, "vectors")
+    return in_float32(_vectors(est, context_X, item_X, "vectors"))
+
+
+def in_float32(found: Vectors) -> Vectors:
+    """The vectors as search engines take them; ValueError if they do not fit."""
     with np.errstate(over="ignore"):  # told below
         Q, P = (np.ascontiguousarray(part, dtype=np.float32) for part in (found.Q, found.P))
     if not (np.isfinite(Q).all() and np.isfinite(P).all()):
@@ -328,6 +332,11 @@ def _vectors(est: Any, context_X: Any, item_X: Any, what: str) -> Vectors:
             f"context_X and item_X both have values in column {shared[0]} ({len(shared)} columns in all), "
             "expected columns of their own; leave those of the item out of context_X, and the reverse."
         )
+    return vectors_of(model, contexts, items)
+
+
+def vectors_of(model: FMModel, contexts: SparseRows, items: SparseRows) -> Vectors:
+    """Vectors in the dtype of the model, from rows that share no column."""
     ones = np.ones((contexts.n_samples, 1))
     of_item = _scores_without_w0(model, items)[:, None]
     Q = np.hstack([_factor_sums(model, contexts), ones], dtype=model.dtype, casting="same_kind")

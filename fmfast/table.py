@@ -22,7 +22,7 @@ from fmfast._dispatch import table as kernel
 
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
-_WIDTHS = (0, 8, 16, 24, 32, 48, 64, 96, 128)  # as in `_core.pyx`
+_WIDTHS = (0, 8, 16, 24, 32, 48, 64, 96, 128)  # as in `_widths.pxd`
 _NO_STATE: NDArray[np.float64] = np.empty(0)
 BIAS_SIZE = 3  # w0 and up to two numbers of state, always float64
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fmfast.config import thread_count
 from fmfast.exceptions import DivergenceError, ModelFileError
-from fmfast.model import FMModel, logistic_loss, sigmoid
+from fmfast.model import FMModel, TrainingState, logistic_loss, sigmoid
 from fmfast.paging import pieces
 from fmfast.posterior import Posterior
 from fmfast.solvers import Run, Solver
@@ -156,17 +156,76 @@ def train(
     """
     training = model.training
     assert training is not None
-    features = examples.rows.present_features() if undoable or stopping.early else np.empty(0, dtype=np.intp)
-    backup = TableBackup(model.table, features) if undoable else None
-    best = _BestEpoch(model.table, features, stopping) if stopping.early else None
+
+    def diverged() -> DivergenceError:
+        return divergence(solver.name, solver.advice, examples.rows.largest_value(), training.n_epochs)
+
+    def validate() -> float | None:
+        if validation is None:
+            return None
+        raw = model.score(validation.rows, n_threads)
+        if not np.isfinite(raw).all():
+            raise diverged()
+        return validation_score(model, raw, validation, scoring)
+
     targets = list(solver_targets(model, examples.target))
+    return run_epochs(
+        model.table,
+        training,
+        lambda: solver.begin(model.table, examples.rows, targets, examples.weight, training.seed, n_threads),
+        examples.rows.present_features,
+        reported_loss=lambda loss: _reported_loss(model, loss / examples.total_weight),
+        validate=validate,
+        diverged=diverged,
+        stopping=stopping,
+        callbacks=callbacks,
+        verbose=verbose,
+        undoable=undoable,
+        progress=progress,
+        keep=keep,
+    )
+
+
+def run_epochs(
+    table: ParameterTable,
+    training: TrainingState,
+    begin: Callable[[], Run],
+    touched: Callable[[], NDArray[np.intp]],
+    *,
+    reported_loss: Callable[[float], float],
+    validate: Callable[[], float | None],
+    diverged: Callable[[], DivergenceError],
+    stopping: Stopping,
+    callbacks: Sequence[Callback] = (),
+    verbose: bool = False,
+    undoable: bool = True,
+    progress: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The loop itself, whatever is trained; see `train`.
+
+    Parameters
+    ----------
+    table, training
+        What is trained, in place, and how far it is.
+    begin : callable () -> Run
+    touched : callable () -> ndarray of int
+        The rows of the table that training may change.
+    reported_loss : callable (float) -> float
+        From the sum that an epoch returns to what the history tells.
+    validate : callable () -> float or None
+        The validation score, higher is better; None without validation data.
+    diverged : callable () -> DivergenceError
+        What is raised if the loss or a parameter is no longer finite.
+    """
+    features = touched() if undoable or stopping.early else np.empty(0, dtype=np.intp)
+    backup = TableBackup(table, features) if undoable else None
+    best = _BestEpoch(table, features, stopping) if stopping.early else None
     n_epochs_before = training.n_epochs
     progress = progress or Progress()
     history = progress.history
     try:
-        with solver.begin(
-            model.table, examples.rows, targets, examples.weight, training.seed, n_threads
-        ) as run:
+        with begin() as run:
             if history:
                 if best is not None:
                     best.replay(history)
@@ -177,18 +236,13 @@ def train(
                 seconds = time.perf_counter() - started
                 training.n_epochs += 1
                 if not np.isfinite(loss):
-                    raise _divergence(solver, examples.rows, training.n_epochs)
+                    raise diverged()
                 record = {
                     "epoch": training.n_epochs,
-                    "loss": _reported_loss(model, loss / examples.total_weight),
-                    "validation_score": None,
+                    "loss": reported_loss(loss),
+                    "validation_score": validate(),
                     "seconds": seconds,
                 }
-                if validation is not None:
-                    raw = model.score(validation.rows, n_threads)
-                    if not np.isfinite(raw).all():
-                        raise _divergence(solver, examples.rows, training.n_epochs)
-                    record["validation_score"] = validation_score(model, raw, validation, scoring)
                 history.append(record)
                 if verbose:
                     print(progress_line(record), flush=True)
@@ -202,8 +256,8 @@ def train(
                     keep(Progress(history, progress.is_finished, _remembered(run, best)))
         if best is not None:
             best.restore()
-        if not (model.table.all_finite() and run.all_finite()):
-            raise _divergence(solver, examples.rows, training.n_epochs)
+        if not (table.all_finite() and run.all_finite()):
+            raise diverged()
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
         if backup is not None:
@@ -262,6 +316,18 @@ def _remembered(run: Run, best: _BestEpoch | None) -> dict[str, NDArray]:
 def count_threads(n_jobs: int | None, n_samples: int) -> int:
     """`thread_count`, fewer for few samples."""
     return min(thread_count(n_jobs), 1 + n_samples // _SAMPLES_PER_THREAD)
+
+
+def n_set_apart(fraction: float, n: int, what: str) -> int:
+    """How many of n samples early stopping sets apart for validation; not 0, and not all."""
+    n_validation = round(fraction * n)
+    if n_validation == 0 or n_validation == n:
+        raise ValueError(
+            f"early_stopping=True sets {n_validation} of {n} {what} apart for validation "
+            f"(validation_fraction={fraction:g}), expected some for either part; give more {what}, an "
+            "eval_set, or early_stopping=False."
+        )
+    return n_validation
 
 
 def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
@@ -335,9 +401,8 @@ def progress_line(record: dict[str, Any]) -> str:
     return line + f"  {record['seconds']:.3g} s"
 
 
-def _divergence(solver: Solver, rows: SparseRows, epoch: int) -> DivergenceError:
+def divergence(solver: str, advice: str, largest: float, epoch: int) -> DivergenceError:
     return DivergenceError(
-        f"Training with solver {solver.name!r} diverged in epoch {epoch} (the largest |x| is "
-        f"{rows.largest_value():g}): scores or parameters are no longer finite, and nothing was changed; "
-        f"{solver.advice}."
+        f"Training with solver {solver!r} diverged in epoch {epoch} (the largest |x| is {largest:g}): scores "
+        f"or parameters are no longer finite, and nothing was changed; {advice}."
     )

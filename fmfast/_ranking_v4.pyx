@@ -1,0 +1,3 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# The same kernel, compiled for x86-64-v4 (AVX-512).
+include "_ranking.pyx"
