@@ -55,7 +55,7 @@ def test_examples_of_docstrings(module):
 @pytest.mark.parametrize(
     "cls",
     [fmfast.FMRegressor, fmfast.FMClassifier, fmfast.BayesianFMRegressor, fmfast.BayesianFMClassifier,
-     fmfast.FeatureEncoder],
+     fmfast.FMRanker, fmfast.FeatureEncoder],
 )  # fmt: skip
 def test_every_constructor_argument_is_documented(cls):
     documented = {
@@ -187,6 +187,13 @@ def test_no_public_name_is_missing_from_the_reference():
               for member in importlib.import_module(name).__all__}  # fmt: skip
     missing = sorted(public - listed)
     assert not missing, f"add to docs/reference/: {missing}"
+
+
+def test_every_file_that_a_page_names_exists():
+    file_name = re.compile(r"`((?:fmfast|tests|bench|docs|examples)/[\w/.]+\.\w+)`")
+    for page in PAGES:
+        for name in file_name.findall(page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
 def test_every_page_is_reached():

@@ -18,6 +18,7 @@ PRINTS = {
     "callbacks.py": r"stopped after \d+ epochs; the best was \d+ with 0\.[78].*\npicture: ",
     "clicks.py": r"after 19 batches 0\.4\d+   \(the click rate alone: 0\.5",
     "command_line.sh": r"AUC       0\.9[\d.]+\n.*\n[\d.e-]+\t[\d.e-]+\n",
+    "implicit.py": r"warp +NDCG@10 0\.1\d+\nnew items +precision@5 0\.[23]",
     "intervals.py": r"90% intervals hold 9\d%\n.*MB with 90 draws",
     "out_of_core.py": r"the same bytes as without the cut: True",
     "ratings.py": r"Bayesian     test RMSE 0\.6",

@@ -50,12 +50,14 @@ def as_rst(lines: list[str]) -> list[str]:
             if followed and indent == 0:
                 section = text
             is_header = followed or _UNDERLINE.match(text)
-            is_member = (
-                section not in ("", "Notes", "Examples")
-                and indent == 0
-                and _MEMBER.match(text)
-            )
-            out.append(line if is_header or is_member else _escaped(line))
+            in_members = section not in ("", "Notes", "Examples") and indent == 0
+            if is_header:
+                out.append(line)
+            elif in_members and _MEMBER.match(text):
+                name, colon, kind = line.partition(" : ")  # numpydoc sees to the name
+                out.append(name + colon + _escaped(kind))
+            else:
+                out.append(_escaped(line))
         before, was_blank = indent, False
     return out
 
