@@ -180,12 +180,12 @@ class FMRanker(RankedLists):
 
     @property
     def w_(self) -> NDArray:
-        """Linear weights, (n_features_in_,)."""
+        """Linear weights, (n_features,), those of the contexts first."""
         return self._fitted_model("w_").w
 
     @property
     def V_(self) -> NDArray:
-        """Factors, (n_features_in_, n_factors)."""
+        """Factors, (n_features, n_factors), those of the contexts first."""
         return self._fitted_model("V_").V
 
     # -- training ------------------------------------------------------------------------------
