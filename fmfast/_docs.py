@@ -1,7 +1,7 @@
 """The documentation that estimators share, so that each sentence stands in one place.
 
-`documented` replaces {parameters} in the docstring of a class, and {fit} and {partial_fit} in those of its
-methods.
+`documented` replaces {parameters} in the docstring of a class, and {fit}, {partial_fit}, ... in those of
+its methods.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ _PARTIAL_FIT = """One epoch over a batch of rows, continuing what was learned so
 Parameters
 ----------
 X : {array-like, sparse matrix} of shape (n_samples, n_features)
-y : array-like of shape (n_samples,)
+y : array-like of shape (n_samples,)"""
+
+_PARTIAL_FIT_END = """\
 sample_weight : array-like of shape (n_samples,) or None
 
 Returns
@@ -138,6 +140,14 @@ Raises
 ------
 ValueError, TypeError, DivergenceError
     As `fit`; the estimator stays as it was."""
+
+_RAISES_OF_PREDICT = """\
+Raises
+------
+NotFittedError
+    Before `fit`.
+ValueError, TypeError
+    For rows that cannot be used, or do not fit the model."""
 
 _BAYESIAN_PARAMETERS = """\
 Parameters
@@ -234,6 +244,8 @@ _PARTS = {
     "parameters": _PARAMETERS,
     "fit": _FIT,
     "partial_fit": _PARTIAL_FIT,
+    "partial_fit_end": _PARTIAL_FIT_END,
+    "raises_of_predict": _RAISES_OF_PREDICT,
     "bayesian_parameters": _BAYESIAN_PARAMETERS,
     "bayesian_fit": _BAYESIAN_FIT,
     "bayesian_fit_end": _BAYESIAN_FIT_END,

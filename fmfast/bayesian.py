@@ -236,6 +236,8 @@ class BayesianFMRegressor(RegressionTask, BayesianMachine):
         mean : float64 ndarray of shape (n_samples,)
         std : float64 ndarray of shape (n_samples,)
             Only with return_std.
+
+        {raises_of_predict}
         """
         rows = self._rows_to_score(X, "predict")
         mean, std = self.model_.mean_and_std(rows, self._threads(rows))
@@ -327,6 +329,8 @@ class BayesianFMClassifier(ClassificationTask, BayesianMachine):
         Returns
         -------
         float64 ndarray of shape (n_samples,), or (n_samples, n_classes) with more than two classes
+
+        {raises_of_predict}
         """
         rows = self._rows_to_score(X, "decision_function")
         p, _ = self.model_.probabilities(rows, self._threads(rows))
@@ -358,6 +362,8 @@ class BayesianFMClassifier(ClassificationTask, BayesianMachine):
             Every row sums to 1.
         std : float64 ndarray of shape (n_samples, n_classes)
             Only with return_std.
+
+        {raises_of_predict}
         """
         rows = self._rows_to_score(X, "predict_proba")
         mean, std = self.model_.probabilities(rows, self._threads(rows))

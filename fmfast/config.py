@@ -40,6 +40,11 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     mode : {"stdout", "dicts"}, default="stdout"
         "dicts" returns the facts instead of printing them.
 
+    Returns
+    -------
+    dict or None
+        With "dicts": versions, platform, the kernels' instruction set in use and those available, cores.
+
     Raises
     ------
     ValueError

@@ -40,7 +40,10 @@ class FMRegressor(RegressionTask, FactorizationMachine):
     @available_if(learns_in_batches)
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """{partial_fit}
+        {partial_fit_end}
 
+        Notes
+        -----
         The first call fixes the scale on which the target is learned: give it a typical batch.
         """
         return self._partial_fit(X, y, sample_weight)
@@ -55,6 +58,8 @@ class FMRegressor(RegressionTask, FactorizationMachine):
         Returns
         -------
         float64 ndarray of shape (n_samples,)
+
+        {raises_of_predict}
         """
         return self._raw_scores(X, "predict")
 
@@ -134,9 +139,9 @@ class FMClassifier(ClassificationTask, FactorizationMachine):
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """{partial_fit}
-
-        `classes`, array-like of shape (n_classes,), must name every class that may ever occur at the first
-        call, and may be left out later.
+        classes : array-like of shape (n_classes,) or None
+            Every class that may ever occur: needed at the first call, may be left out later.
+        {partial_fit_end}
         """
         if classes is None and not self.__sklearn_is_fitted__():
             raise ValueError(
@@ -154,6 +159,8 @@ class FMClassifier(ClassificationTask, FactorizationMachine):
         Returns
         -------
         float64 ndarray of shape (n_samples,), or (n_samples, n_classes) with more than two classes
+
+        {raises_of_predict}
         """
         return self._raw_scores(X, "decision_function")
 
@@ -168,6 +175,8 @@ class FMClassifier(ClassificationTask, FactorizationMachine):
         -------
         float64 ndarray of shape (n_samples, n_classes)
             Every row sums to 1. One-versus-rest probabilities are divided by their sum.
+
+        {raises_of_predict}
         """
         return class_probabilities(self._raw_scores(X, "predict_proba"))
 

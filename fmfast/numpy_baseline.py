@@ -106,6 +106,23 @@ class Parameters:
 
         V must not start at zero: there, the gradient with respect to V is zero as well. Nor must the
         accumulators of AdaGrad, which divides by their root: they start at `initial_accumulator`.
+
+        Parameters
+        ----------
+        n_features, n_factors : int
+        rng : numpy Generator
+        solver : {"sgd", "adagrad", "ftrl"}, default="adagrad"
+        init_std, initial_accumulator : float, default=0.1 and 1.0
+        dtype : dtype, default=float64
+
+        Returns
+        -------
+        Parameters
+
+        Raises
+        ------
+        ValueError
+            For another solver.
         """
         w = np.zeros(n_features, dtype)
         V = rng.normal(0.0, init_std, (n_features, n_factors)).astype(dtype)
@@ -120,7 +137,12 @@ class Parameters:
         raise ValueError(f"solver is {solver!r}; expected one of {SOLVERS}.")
 
     def copy(self) -> Parameters:
-        """Parameters that share no memory with these."""
+        """Parameters that share no memory with these.
+
+        Returns
+        -------
+        Parameters
+        """
         return deepcopy(self)
 
 
@@ -199,6 +221,15 @@ def loss_value(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
         logistic   log(1 + exp(score)) - y score,    y in [0, 1]
 
     `exp` is called with non-positive arguments only, so nothing overflows.
+
+    Parameters
+    ----------
+    loss : {"squared", "logistic"}
+    score, y : array-like, of shapes that broadcast
+
+    Returns
+    -------
+    ndarray or float
     """
     if loss == "squared":
         return 0.5 * np.square(np.subtract(score, y))
@@ -209,8 +240,17 @@ def loss_value(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
 def dloss(loss: str, score: ArrayLike, y: ArrayLike) -> Any:
     """Derivative of `loss_value` with respect to the score.
 
-    squared    score - y
-    logistic   1 / (1 + exp(-score)) - y
+        squared    score - y
+        logistic   1 / (1 + exp(-score)) - y
+
+    Parameters
+    ----------
+    loss : {"squared", "logistic"}
+    score, y : array-like, of shapes that broadcast
+
+    Returns
+    -------
+    ndarray or float
     """
     return np.subtract(score if loss == "squared" else expit(score), y)
 

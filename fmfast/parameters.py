@@ -35,6 +35,10 @@ class BaseEstimator:
         ----------
         deep : bool, default=True
             Also those of an encoder, as encoder__name.
+
+        Returns
+        -------
+        dict
         """
         params = {name: getattr(self, name) for name in self._parameter_names()}
         if deep:
@@ -45,6 +49,15 @@ class BaseEstimator:
 
     def set_params(self, **params: Any) -> Self:
         """Change constructor arguments; they are checked at the next `fit`.
+
+        Parameters
+        ----------
+        **params
+            New values by name; those of an encoder as encoder__name.
+
+        Returns
+        -------
+        self
 
         Raises
         ------

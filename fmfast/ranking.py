@@ -180,13 +180,13 @@ class FMRanker(RankedLists):
 
     @property
     def w_(self) -> NDArray[Any]:
-        """Linear weights, (n_features_in_,)."""
+        """Linear weights, (n_features_in_,), those of the contexts first."""
         model: RankingModel = self._fitted_model("w_")
         return model.w
 
     @property
     def V_(self) -> NDArray[Any]:
-        """Factors, (n_features_in_, n_factors)."""
+        """Factors, (n_features_in_, n_factors), those of the contexts first."""
         model: RankingModel = self._fitted_model("V_")
         return model.V
 

@@ -31,7 +31,12 @@ class RegressionTask(Machine):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
+            The true targets.
         sample_weight : array-like of shape (n_samples,) or None
+
+        Returns
+        -------
+        float
         """
         prediction = self.predict(X)
         target = check_y.check_regression_target(y, len(prediction), dtype=np.float64)
@@ -67,6 +72,13 @@ class ClassificationTask(Machine):
         Returns
         -------
         ndarray of shape (n_samples,), of the dtype of `classes_`
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError, TypeError
+            For rows that cannot be used, or do not fit the model.
         """
         self._fitted_model("predict")
         raw = self.decision_function(X)
@@ -82,7 +94,12 @@ class ClassificationTask(Machine):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
+            The true labels.
         sample_weight : array-like of shape (n_samples,) or None
+
+        Returns
+        -------
+        float
         """
         prediction = self.predict(X)
         labels = check_y.check_labels(y, len(prediction))

@@ -69,7 +69,17 @@ class ChessEndgame:
     attribution: str = ATTRIBUTION
 
     def describe(self, row: sp.csr_array) -> str:
-        """Where the pieces stand in one row of X, such as "white Kc2 Rd4, black Ka1"."""
+        """Where the pieces stand in one row of X.
+
+        Parameters
+        ----------
+        row : csr_array of shape (1, 40)
+
+        Returns
+        -------
+        str
+            Such as "white Kc2 Rd4, black Ka1".
+        """
         squares = "".join(name[-1] for name in self.feature_names[np.sort(row.indices)])
         return f"white K{squares[:2]} R{squares[2:4]}, black K{squares[4:]}"
 
