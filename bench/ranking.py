@@ -81,7 +81,7 @@ def programs() -> tuple[list[Program], list[str]]:
 
         return fit
 
-    warp = {"learning_rate": (0.2, 0.3, 0.5), "reg": (0.3, 0.5, 1.0)}
+    warp = {"learning_rate": (0.2, 0.3, 0.5), "reg": (0.5, 1.0, 1.3)}
     found.append(Program("fmfast warp", fmfast("warp"), {**warp, "max_trials": (10,)}, {}))
     found.append(
         Program("fmfast warp, 5 trials", fmfast("warp"), {**warp, "max_trials": (5,)}, {"max_trials": 5})
@@ -98,7 +98,7 @@ def programs() -> tuple[list[Program], list[str]]:
             model.fit(sp.csr_matrix(X, dtype=np.float32), show_progress=False)
             return lambda: (model.user_factors, model.item_factors)
 
-        grid = {"learning_rate": (0.005, 0.01, 0.02, 0.05), "regularization": (0.001, 0.01, 0.03, 0.1)}
+        grid = {"learning_rate": (0.005, 0.01, 0.02, 0.05), "regularization": (0.0, 0.001, 0.01, 0.03)}
         found.append(Program("implicit BPR", fit_implicit, grid, {}))
     except ImportError:
         notes.append("implicit is not installed")
@@ -121,11 +121,8 @@ def programs() -> tuple[list[Program], list[str]]:
 
             return vectors
 
-        grid = {
-            "learning_rate": (0.02, 0.03, 0.05, 0.1),
-            "alpha": (0.0, 1e-4, 1e-3, 2e-3),
-            "max_sampled": (10,),
-        }
+        rates, alphas = (0.02, 0.03, 0.05, 0.1), (0.0, 1e-4, 1e-3, 2e-3, 5e-3)
+        grid = {"learning_rate": rates, "alpha": alphas, "max_sampled": (10,)}
         found.append(Program("LightFM WARP", fit_lightfm, grid, {}))
     except ImportError:
         notes.append("LightFM is not installed")
