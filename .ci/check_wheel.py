@@ -1,7 +1,7 @@
 """What a wheel may hold: python .ci/check_wheel.py [--build-log LOG] WHEEL
 
-Fails if it is too large, lacks the marker of types or a kernel, brings generated C, or was built with flags of the
-machine that built it.
+Fails if it is too large, lacks the marker of types or a kernel, brings generated C, or was built with
+flags of the machine that built it.
 """
 
 from __future__ import annotations

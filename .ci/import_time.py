@@ -27,7 +27,7 @@ def main() -> None:
         base.append(seconds(BASE))
         added.append(seconds(f"{BASE}; start = time.perf_counter(); import fmfast"))
     print(
-        f"import fmfast: {1e3 * median(added):.0f} ms beside {1e3 * median(base):.0f} ms of NumPy and scipy.sparse "
+        f"import fmfast: {1e3 * median(added):.0f} ms beside {1e3 * median(base):.0f} of scipy.sparse "
         f"(wanted: at most {1e3 * WANTED:.0f})"
     )
     if median(added) > BOUND:

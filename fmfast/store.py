@@ -25,7 +25,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -34,7 +34,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from fmfast._files import PREFIX_SIZE, npy_prefix
+from fmfast._files import PREFIX_SIZE, fsync_directory, npy_prefix
 from fmfast.exceptions import DatasetError
 from fmfast.paging import DEFAULT_MEMORY, let_go, set_memory
 
@@ -239,7 +239,7 @@ def replacing_directory(path: str, overwrite: bool) -> Iterator[str]:
     os.mkdir(temporary)
     try:
         yield temporary
-        _fsync_directory(temporary)
+        fsync_directory(temporary)
         _check_replaceable(target, path, overwrite)  # hours may have passed
         if os.path.lexists(target):
             os.rename(target, old)
@@ -253,7 +253,7 @@ def replacing_directory(path: str, overwrite: bool) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync_directory(parent)
+    fsync_directory(parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -271,15 +271,6 @@ def _check_replaceable(target: str, path: str, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path!r} is not a data set, which is all that is overwritten; give another name."
         )
-
-
-def _fsync_directory(path: str) -> None:
-    with suppress(OSError):  # Windows cannot open directories
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # -- reading --------------------------------------------------------------------------------------
