@@ -268,7 +268,9 @@ def _csr_arrays(X: Any, name: str) -> tuple[NDArray, NDArray, NDArray[np.int64]]
     return data[:nnz], np.ascontiguousarray(indices[:nnz]), indptr
 
 
-def _structure_problem(data: NDArray, indices: NDArray, indptr: NDArray, n_lists: int, kind: str = "row") -> str:
+def _structure_problem(
+    data: NDArray, indices: NDArray, indptr: NDArray, n_lists: int, kind: str = "row"
+) -> str:
     """What is wrong with the arrays of a compressed matrix, "" if they fit each other.
 
     `n_lists` counts its rows (CSC: columns; BSR: rows of blocks), and `kind` is what one of them is called.
