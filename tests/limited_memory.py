@@ -1,4 +1,4 @@
-"""Calls with less and less memory to be had; `test_memory_limits.py` runs it with a name. Prints how they went."""
+"""Calls with less and less memory to be had; `test_memory_limits.py` runs it. Prints how they went."""
 
 from __future__ import annotations
 
@@ -18,7 +18,29 @@ from fmfast import BayesianFMRegressor, FMClassifier, FMRegressor, text
 
 N_SAMPLES, N_FEATURES, NNZ = 60_000, 200_000, 10
 MIB = 1 << 20
-LEVELS = [0, 1, 2, 3, 5, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 1024]  # MiB more than now
+LEVELS = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    8,
+    12,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    64,
+    80,
+    96,
+    128,
+    192,
+    256,
+    1024,
+]  # MiB more than now
 
 
 def matrix():
