@@ -1,8 +1,8 @@
 """The same targets, guided by the coverage of the Python code: `python -m fuzz.guided --target modelfile`.
 
-Needs atheris (`pip install atheris`: Linux, up to the newest Python it has wheels for), which the other command does
-not. It sees every branch of the readers that are written in Python, but not into compiled code. Ends at the first
-finding, and leaves its input as `crash-...` in the present directory.
+Needs atheris (`pip install atheris`, where there are wheels of it), which the other command does not. It sees
+every branch of the readers that are written in Python, but not into compiled code. Ends at the first finding,
+and leaves its input as `crash-...` in the present directory.
 """
 
 from __future__ import annotations
