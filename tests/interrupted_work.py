@@ -104,6 +104,7 @@ def state(fm):
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process may ignore it
     fm, call = work(sys.argv[1])
     before = state(fm)
     threads = threading.active_count()

@@ -29,6 +29,14 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Where the tests run in the background, Ctrl-C may be ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @posix_only
 @pytest.mark.parametrize("name", NAMES)
 def test_long_work_ends_within_a_second(name):
