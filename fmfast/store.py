@@ -414,6 +414,11 @@ def _map_array(directory: str, name: str, dtype: np.dtype, length: int) -> NDArr
         return np.memmap(file, dtype.newbyteorder("<"), mode="r", offset=len(prefix), shape=(length,))
 
 
+def _without_following(path: str, flags: int) -> int:
+    """Open a file, but no link, and never wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 @contextmanager
 def _opened(directory: str, name: str) -> Iterator[Any]:
     """A file of the directory, and of no other: links and devices are refused."""
@@ -421,7 +426,9 @@ def _opened(directory: str, name: str) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise ValueError(f"its {name} is not an ordinary file")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_following) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged meanwhile
+                raise ValueError(f"its {name} is not an ordinary file")
             yield file
     except FileNotFoundError as error:
         raise ValueError(f"it has no file {name}") from error

@@ -43,6 +43,7 @@ LAYERS = [
     # kernels, and the model in them; these know no solver
     "_dispatch",
     "config",
+    "interruption",
     "table",
     "model",
     "arrays",

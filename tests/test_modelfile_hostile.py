@@ -137,6 +137,7 @@ HEADER_CHANGES = {
     "invalid parameter": ({"params": {"n_factors": -1}}, "parameter n_factors of FMClassifier is -1"),
     "parameter of a wrong type": ({"params": {"learning_rate": [0.1]}}, "parameter learning_rate"),
     "callback by name": ({"params": {"callbacks": ["os.abort"]}}, "parameter callbacks"),
+    "an empty list": ({"params": {"callbacks": []}}, "parameter callbacks"),
     "scoring by name": ({"params": {"scoring": "os.abort"}}, "parameter scoring"),
     "huge parameter": ({"params": {"learning_rate": 10**400}}, "too large|learning_rate"),
     "task": ({"task": "regression"}, "task or its classes"),
