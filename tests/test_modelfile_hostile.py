@@ -19,6 +19,7 @@ from model_files import (
     assert_refused,
     assert_same_model,
     change_array,
+    change_members,
     contents,
     header_member,
     header_of,
@@ -311,10 +312,7 @@ MEMBER_CHANGES = {
 @pytest.mark.parametrize(("change", "match"), MEMBER_CHANGES.values(), ids=MEMBER_CHANGES)
 def test_members_that_do_not_belong(tmp_path, change, match):
     _, path = saved(tmp_path)
-    members = contents(path)
-    changed = change(members)
-    assert changed != members
-    rewrite(path, changed)
+    change_members(path, change)
     assert_refused(path, match)
 
 
