@@ -55,8 +55,13 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             error.filename = path  # rather than a name that nobody gave
         raise
+    fsync_directory(directory)
+
+
+def fsync_directory(path: str) -> None:
+    """So that the names in it are on the disk too."""
     with suppress(OSError):  # Windows cannot open directories
-        descriptor = os.open(directory, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -12,8 +12,7 @@ presents everything in the units of the target:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.interruption import Pool, calls
 from fmfast.paging import pieces
 from fmfast.table import ParameterTable
 from fmfast.validation import SparseRows
@@ -155,21 +155,27 @@ def score_table(table: ParameterTable, rows: SparseRows, n_threads: int = 1) -> 
             table.rows[output], table.bias[output, 0], table.width, scores[output],
         )  # fmt: skip
 
+    def parts_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
+        n_entries = int(rows.indptr[stop] - rows.indptr[start])
+        return calls(start, stop, n_entries, table.width)
+
     if n_threads == 1:
-        for start, stop in rows.pages.pieces():
-            for output in range(table.n_outputs):
-                score_part(output, start, stop)
+        for piece in rows.pages.pieces():
+            for part in parts_of(*piece):
+                for output in range(table.n_outputs):
+                    score_part(output, *part)
         return scores
-    with ThreadPoolExecutor(n_threads) as executor:
+    with Pool(n_threads) as pool:
         for piece in rows.pages.pieces():
             bounds = np.linspace(*piece, n_threads + 1).astype(int)
-            parts = [
-                executor.submit(score_part, output, start, stop)
+            jobs = [
+                pool.submit(score_part, output, *part)
                 for output in range(table.n_outputs)
-                for start, stop in pairwise(bounds)
+                for share in pairwise(bounds.tolist())
+                for part in parts_of(*share)
             ]
-            for part in parts:
-                part.result()
+            for job in jobs:
+                job.result()
     return scores
 
 

@@ -366,6 +366,9 @@ def _new_estimator(cls: Any, params: dict[str, Any]) -> Any:
     unknown = params.keys() - set(cls._parameter_names())
     if unknown:
         raise ValueError(f"{cls.__name__} has no parameter {reprlib.repr(min(unknown))}")
+    for name, value in params.items():
+        if isinstance(value, (list, dict)):  # which `plain_params` leaves out
+            raise ValueError(f"its header has the parameter {name} = {reprlib.repr(value)}")
     estimator = cls(**params)
     check_params(estimator)
     return estimator

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy  # whose `special` is loaded when it is first used: importing it takes as long as all of fmfast
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr, ndtri
 
 from fmfast.model import score_table
 from fmfast.solvers.gibbs import ChainState
@@ -191,9 +191,9 @@ def probit_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     Phi(score) is that of the second class, or of each class against the rest, divided by their sum.
     """
     if len(scores) == 1:
-        return np.concatenate([ndtr(-scores), ndtr(scores)])
+        return np.concatenate([scipy.special.ndtr(-scores), scipy.special.ndtr(scores)])
     # In logarithms, so that tiny probabilities do not become 0 / 0.
-    log_p = log_ndtr(scores)
+    log_p = scipy.special.log_ndtr(scores)
     p = np.exp(log_p - log_p.max(axis=0))
     normalised: NDArray[np.float64] = p / p.sum(axis=0)
     return normalised
@@ -206,7 +206,7 @@ def probit_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     rest = p[:, ::-1] if p.shape[1] == 2 else 1.0 - p
     least = np.finfo(np.float64).tiny
     scores: NDArray[np.float64] = np.where(
-        p < 0.5, ndtri(np.maximum(p, least)), -ndtri(np.maximum(rest, least))
+        p < 0.5, scipy.special.ndtri(np.maximum(p, least)), -scipy.special.ndtri(np.maximum(rest, least))
     )
     return scores
 
@@ -221,12 +221,12 @@ def _mixture_quantile(mean: NDArray[Any], precision: NDArray[Any], probability: 
         One over the standard deviation.
     """
     # Between the smallest and the largest quantile of the parts: halved until a Newton step stays within.
-    single = mean + ndtri(probability) / precision
+    single = mean + scipy.special.ndtri(probability) / precision
     low, high = single.min(axis=0), single.max(axis=0)
     x: NDArray[Any] = single.mean(axis=0)
     for _ in range(60):
         z = (x - mean) * precision
-        excess = ndtr(z).mean(axis=0) - probability
+        excess = scipy.special.ndtr(z).mean(axis=0) - probability
         density = (np.exp(-0.5 * z * z) * precision).mean(axis=0) / np.sqrt(2 * np.pi)
         low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -25,7 +25,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -34,7 +34,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from fmfast._files import PREFIX_SIZE, npy_prefix
+from fmfast._files import PREFIX_SIZE, fsync_directory, npy_prefix
 from fmfast.exceptions import DatasetError
 from fmfast.paging import DEFAULT_MEMORY, let_go, set_memory
 
@@ -239,7 +239,7 @@ def replacing_directory(path: str, overwrite: bool) -> Iterator[str]:
     os.mkdir(temporary)
     try:
         yield temporary
-        _fsync_directory(temporary)
+        fsync_directory(temporary)
         _check_replaceable(target, path, overwrite)  # hours may have passed
         if os.path.lexists(target):
             os.rename(target, old)
@@ -253,7 +253,7 @@ def replacing_directory(path: str, overwrite: bool) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync_directory(parent)
+    fsync_directory(parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -271,15 +271,6 @@ def _check_replaceable(target: str, path: str, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path!r} is not a data set, which is all that is overwritten; give another name."
         )
-
-
-def _fsync_directory(path: str) -> None:
-    with suppress(OSError):  # Windows cannot open directories
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -423,6 +414,11 @@ def _map_array(directory: str, name: str, dtype: np.dtype, length: int) -> NDArr
         return np.memmap(file, dtype.newbyteorder("<"), mode="r", offset=len(prefix), shape=(length,))
 
 
+def _without_following(path: str, flags: int) -> int:
+    """Open a file, but no link, and never wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 @contextmanager
 def _opened(directory: str, name: str) -> Iterator[Any]:
     """A file of the directory, and of no other: links and devices are refused."""
@@ -430,7 +426,9 @@ def _opened(directory: str, name: str) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise ValueError(f"its {name} is not an ordinary file")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_following) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged meanwhile
+                raise ValueError(f"its {name} is not an ordinary file")
             yield file
     except FileNotFoundError as error:
         raise ValueError(f"it has no file {name}") from error

@@ -15,12 +15,14 @@ This module knows the layout and nothing of solvers, losses or estimators.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import table as kernel
+from fmfast.interruption import calls
 
 _ROW_ALIGNMENT = 16  # bytes
 _TABLE_ALIGNMENT = 64  # bytes: a cache line
@@ -123,8 +125,10 @@ class ParameterTable:
         behind_V = np.zeros(self.rows.shape[2] - self.n_factors)
         start = self.width + 1 - self.n_factors
         behind_V[start : start + self.state_size] = state
-        for output, rows in enumerate(self.rows[:, first:]):
-            kernel.fill_rows(rows, first, self.n_factors, init_std, output_seed(seed, output), behind_V)
+        for output, rows in enumerate(self.rows):
+            of_output = output_seed(seed, output)
+            for start, stop in self._calls(first):
+                kernel.fill_rows(rows[start:stop], start, self.n_factors, init_std, of_output, behind_V)
 
     def grown(self, n_features: int, init_std: float, seed: int, state: NDArray[Any]) -> ParameterTable:
         """A table of more features: those of before as they are, new ones as `initialize` makes them."""
@@ -135,7 +139,13 @@ class ParameterTable:
         return other
 
     def all_finite(self) -> bool:
-        return bool(np.isfinite(self.bias).all()) and all(kernel.all_finite(rows) for rows in self.rows)
+        return bool(np.isfinite(self.bias).all()) and all(
+            kernel.all_finite(rows[start:stop]) for rows in self.rows for start, stop in self._calls()
+        )
+
+    def _calls(self, first: int = 0) -> Iterator[tuple[int, int]]:
+        """Parts of the features from `first` on, for one call of a kernel each."""
+        return calls(first, self.n_features, self.n_features - first, self.rows.shape[2])
 
     def copy(self) -> ParameterTable:
         """An independent table of the same content."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fmfast.config import thread_count
 from fmfast.exceptions import DivergenceError, ModelFileError
+from fmfast.interruption import uninterrupted
 from fmfast.model import FMModel, TrainingState, logistic_loss, sigmoid
 from fmfast.paging import pieces
 from fmfast.posterior import Posterior
@@ -261,7 +262,7 @@ def run_epochs(
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
         if backup is not None:
-            backup.restore()
+            uninterrupted(backup.restore)
         training.n_epochs = n_epochs_before
         raise
     return history

@@ -116,6 +116,14 @@ def assert_refused(path, match: str) -> None:
     assert len(message) < 400 + len(str(path)) + 300
 
 
+def change_members(path, change) -> None:
+    """Rewrite the file with what `change` makes of its members."""
+    members = contents(path)
+    changed = change(members)
+    assert changed != members
+    rewrite(path, changed)
+
+
 def change_array(name, change):
     """Of the members with one array replaced by what `change` makes of it."""
 

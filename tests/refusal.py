@@ -18,6 +18,16 @@ GOOD_X = sp.csr_array(DENSE.astype(np.float32))
 GOOD_Y = {FMRegressor: rng.normal(size=N_SAMPLES), FMClassifier: np.arange(N_SAMPLES) % 2}
 CLASSES = [FMRegressor, FMClassifier]
 NAN, INF = float("nan"), float("inf")
+CODES, ONES = GOOD_Y[FMClassifier], np.ones(N_SAMPLES)
+# What is given for eval_set, and what the error calls it.
+NO_PAIRS = [
+    (GOOD_X, "a csr_array,"),
+    (5, "a int,"),
+    ((GOOD_X,), "a tuple of length 1"),
+    ((GOOD_X, CODES, ONES), "a tuple of length 3"),
+    ([], "a list of length 0"),
+    ({"X": GOOD_X, "y": CODES}, "a dict,"),
+]
 
 
 def state_of(*things):

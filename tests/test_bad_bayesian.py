@@ -7,14 +7,13 @@ import reprlib
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from refusal import GOOD_X, INF, N_SAMPLES, NAN, assert_refused, replaced
+from refusal import CODES, GOOD_X, INF, N_SAMPLES, NAN, NO_PAIRS, ONES, assert_refused, replaced
 
 from fmfast import BayesianFMClassifier, BayesianFMRegressor, DivergenceError
 
 BOTH = [BayesianFMRegressor, BayesianFMClassifier]
 rng = np.random.default_rng(1)
 GOOD_Y = {BayesianFMRegressor: rng.normal(size=N_SAMPLES), BayesianFMClassifier: np.arange(N_SAMPLES) % 2}
-CODES, ONES = GOOD_Y[BayesianFMClassifier], np.ones(N_SAMPLES)
 both = pytest.mark.parametrize("cls", BOTH)
 
 
@@ -215,16 +214,7 @@ def test_bad_sample_weight(weight, words):
 
 
 @both
-@pytest.mark.parametrize(
-    ("eval_set", "came"),
-    [
-        (GOOD_X, "a csr_array,"),
-        (5, "a int,"),
-        ((GOOD_X,), "a tuple of length 1"),
-        ((GOOD_X, CODES, ONES), "a tuple of length 3"),
-        ([], "a list of length 0"),
-    ],
-)
+@pytest.mark.parametrize(("eval_set", "came"), NO_PAIRS)
 def test_eval_set_is_no_pair(eval_set, came, cls):
     for fm in every_state(cls):
         assert_refused(

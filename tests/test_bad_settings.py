@@ -7,11 +7,9 @@ import reprlib
 import numpy as np
 import pytest
 from problems import STOCHASTIC
-from refusal import CLASSES, GOOD_X, GOOD_Y, INF, NAN, assert_refused, fitted, new, partial_fit
+from refusal import CLASSES, GOOD_X, GOOD_Y, INF, NAN, NO_PAIRS, assert_refused, fitted, new, partial_fit
 
-from fmfast import FMClassifier, FMRegressor
-
-CODES, ONES = GOOD_Y[FMClassifier], np.ones(GOOD_X.shape[0])
+from fmfast import FMRegressor
 
 # -- constructor arguments ---------------------------------------------------------------------
 
@@ -138,17 +136,7 @@ def test_settings_that_a_model_cannot_continue_with(changed, came, expected, cls
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize(
-    ("eval_set", "came"),
-    [
-        (GOOD_X, "a csr_array,"),
-        (5, "a int,"),
-        ((GOOD_X,), "a tuple of length 1"),
-        ((GOOD_X, CODES, ONES), "a tuple of length 3"),
-        ([], "a list of length 0"),
-        ({"X": GOOD_X, "y": CODES}, "a dict,"),
-    ],
-)
+@pytest.mark.parametrize(("eval_set", "came"), NO_PAIRS)
 def test_eval_set_is_no_pair(eval_set, came, cls):
     for fm in (new(cls), fitted(cls)):
         assert_refused(

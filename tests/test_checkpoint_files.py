@@ -396,8 +396,7 @@ def test_checkpoints_that_no_fit_has_written(tmp_path, change, word):
     changed_header(path, change)
     fm.set_params(callbacks=None)
     before = state_of(fm)
-    with pytest.raises(ValueError, match=r"\w") as caught:
+    with pytest.raises(ValueError, match=word) as caught:
         fm.fit(X, Y, resume_from=tmp_path)
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
-    assert word in str(caught.value)
     assert state_of(fm) == before

@@ -59,6 +59,10 @@ def test_demo_reaches_its_figures(demo, name, lowest, highest, n_parameters):
     assert parameters == n_parameters
 
 
+@pytest.mark.skipif(
+    any(os.environ.get(name) for name in ("FMFAST_DEBUG", "FMFAST_SANITIZE")),
+    reason="a build with checks is slow",
+)
 def test_demo_is_faster_than_numpy(demo):
     per_sample, mini_batch = (
         line_of(demo[0], name) for name in ("FM, NumPy per sample", "FM, NumPy mini-batch")

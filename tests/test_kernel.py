@@ -26,7 +26,7 @@ from problems import STOCHASTIC
 
 from fmfast.table import ParameterTable
 
-FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 128, 200]
+FACTORS = [0, 1, 2, 3, 7, 8, 9, 16, 24, 31, 32, 33, 48, 64, 65, 96, 128, 200, 300]  # 300: sums on the heap
 
 
 # ---------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("reg", "weight"), SETTINGS)
-@pytest.mark.parametrize("n_factors", [0, 1, 3, 8, 16, 32, 64, 65])
+@pytest.mark.parametrize("n_factors", [0, 1, 3, 8, 16, 24, 32, 48, 64, 65, 96, 128, 300])
 @pytest.mark.parametrize("loss", reference.LOSSES)
 def test_a_step_of_sgd_is_the_gradient(core, loss, n_factors, reg, weight):
     """A step of SGD is linear in its rate: at rate 1 it is the gradient itself."""

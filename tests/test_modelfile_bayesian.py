@@ -9,6 +9,7 @@ from model_files import (
     X,
     assert_refused,
     change_array,
+    change_members,
     contents,
     header_of,
     peak_memory,
@@ -269,10 +270,7 @@ MEMBER_CHANGES = {
 @pytest.mark.parametrize(("change", "match"), MEMBER_CHANGES.values(), ids=MEMBER_CHANGES)
 def test_members_that_do_not_belong(tmp_path, change, match):
     _, path = saved(tmp_path)
-    members = contents(path)
-    changed = change(members)
-    assert changed != members
-    rewrite(path, changed)
+    change_members(path, change)
     assert_refused(path, match)
 
 

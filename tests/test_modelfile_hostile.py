@@ -19,6 +19,7 @@ from model_files import (
     assert_refused,
     assert_same_model,
     change_array,
+    change_members,
     contents,
     header_member,
     header_of,
@@ -137,6 +138,7 @@ HEADER_CHANGES = {
     "invalid parameter": ({"params": {"n_factors": -1}}, "parameter n_factors of FMClassifier is -1"),
     "parameter of a wrong type": ({"params": {"learning_rate": [0.1]}}, "parameter learning_rate"),
     "callback by name": ({"params": {"callbacks": ["os.abort"]}}, "parameter callbacks"),
+    "an empty list": ({"params": {"callbacks": []}}, "parameter callbacks"),
     "scoring by name": ({"params": {"scoring": "os.abort"}}, "parameter scoring"),
     "huge parameter": ({"params": {"learning_rate": 10**400}}, "too large|learning_rate"),
     "task": ({"task": "regression"}, "task or its classes"),
@@ -310,10 +312,7 @@ MEMBER_CHANGES = {
 @pytest.mark.parametrize(("change", "match"), MEMBER_CHANGES.values(), ids=MEMBER_CHANGES)
 def test_members_that_do_not_belong(tmp_path, change, match):
     _, path = saved(tmp_path)
-    members = contents(path)
-    changed = change(members)
-    assert changed != members
-    rewrite(path, changed)
+    change_members(path, change)
     assert_refused(path, match)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -420,6 +421,7 @@ LIMITED = """if True:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and RLIMIT_DATA")
+@pytest.mark.skipif("FMFAST_SANITIZE" in os.environ, reason="sanitizers need memory of their own")
 def test_four_times_the_limit(path):
     X, y = with_labels(2_400_000)
     ds = stored(path, X, y=y)

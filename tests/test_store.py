@@ -69,6 +69,7 @@ def test_matrix(path):
                               "sample_weight.npy", "y.npy"]  # fmt: skip
     assert_array_equal(np.load(path / "indices.npy", mmap_mode="r"), X.indices)
     assert files_of(path.parent) == ["train.fmd"]
+    assert repr(ds).endswith("with ['y', 'sample_weight', 'field']>")
 
 
 def test_nothing_but_X(path):
@@ -76,6 +77,7 @@ def test_nothing_but_X(path):
     assert ds.y is None
     assert ds.sample_weight is None
     assert files_of(path) == ["data.npy", "indices.npy", "indptr.npy", "meta.json"]
+    assert repr(ds) == f"<Dataset of 200 x 30, nnz={X.nnz}, with X only>"
 
 
 def test_rows_become_canonical(path):

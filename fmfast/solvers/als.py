@@ -20,13 +20,13 @@ Deterministic: the result does not depend on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmfast.interruption import Pool
 from fmfast.model import logistic_loss, sigmoid
 from fmfast.solvers.sweep import REFRESH, Sweeper, starting_std
 from fmfast.table import ParameterTable
@@ -126,7 +126,7 @@ class AlsRun:
         sample_weight: NDArray[np.float64],
         n_threads: int,
     ) -> None:
-        self._executor = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+        self._executor = Pool(n_threads) if n_threads > 1 else None
         self._solver, self._table, self._targets = solver, table, targets
         self._sweeper = Sweeper(table, rows)
         self._weight_scale = float(sample_weight.max()) if len(sample_weight) else 1.0
@@ -150,9 +150,9 @@ class AlsRun:
     def __enter__(self) -> AlsRun:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._executor is not None:
-            self._executor.shutdown()
+            self._executor.__exit__(*exception)
 
     @np.errstate(all="ignore")  # what diverges is found by its loss
     def run_epoch(self, epoch: int) -> float:

@@ -30,8 +30,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy  # whose `special` is loaded when it is first used: importing it takes as long as all of fmfast
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtri_exp
 
 from fmfast._dispatch import coordinate
 from fmfast.columns import Part, SparseColumns
@@ -215,7 +215,7 @@ class GibbsSampler:
             # sign z = sign score - d,  d = Phi^-1(u Phi(sign score)) < sign score; in logarithms, as Phi may
             # underflow. u is never 0.
             u = 1.0 - rng.random(len(score))
-            d = ndtri_exp(np.log(u) + log_ndtr(sign * score))
+            d = scipy.special.ndtri_exp(np.log(u) + scipy.special.log_ndtr(sign * score))
             residuals[rows] = sign * d
             latent[rows] = score - sign * d
 

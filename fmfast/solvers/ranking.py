@@ -11,7 +11,6 @@ The pairs are shuffled once, in memory. An epoch visits short runs of them in an
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import ranking as kernel
+from fmfast.interruption import Pool, entries_per_call
 from fmfast.solvers.sgd import STOCHASTIC_SOLVERS
 from fmfast.table import BIAS_SIZE, ParameterTable
 from fmfast.validation import SparseRows
@@ -27,7 +27,6 @@ from fmfast.validation import SparseRows
 _SLOTS_PER_POSITIVE = 4
 _MAX_RUN_LENGTH = 64
 _MIN_RUNS = 4096
-_SEGMENT_PAIRS = 1 << 18  # per call of a kernel: how long Ctrl-C may have to wait
 _ADAGRAD = next(kind for kind in STOCHASTIC_SOLVERS if kind.name == "adagrad")
 
 
@@ -145,14 +144,16 @@ class RankingRun:
         self._sides = (*_side(contexts, table), *_side(items, table))
         self._negatives = (*_sets(positives), *_alias_tables(positives, solver.popularity_power))
         self._phi = _phi(positives.n_items, solver.max_trials)
-        self._executor = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+        entries = _mean_nnz(contexts) + (1 + solver.max_trials) * _mean_nnz(items)
+        self._n_calls = 1 + int(len(pairs) * entries) // entries_per_call(table.width)
+        self._executor = Pool(n_threads) if n_threads > 1 else None
 
     def __enter__(self) -> RankingRun:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._executor is not None:
-            self._executor.shutdown()
+            self._executor.__exit__(*exception)
 
     def run_epoch(self, epoch: int) -> float:
         """Visit every pair once; returns the sum of weight * loss, infinite if a score diverged."""
@@ -161,7 +162,7 @@ class RankingRun:
         runs = rng.permutation(-(-n_pairs // length)) * length
         seed = int(rng.integers(0, 2**63 - 1))
         loss_sum = 0.0
-        for segment in np.array_split(runs, max(1, n_pairs // _SEGMENT_PAIRS)):
+        for segment in np.array_split(runs, self._n_calls):
             loss_sum += self._visit(segment, seed)
             if not np.isfinite(loss_sum):
                 break
@@ -189,6 +190,10 @@ class RankingRun:
     def all_finite(self) -> bool:
         """The loss of an epoch has shown its scores."""
         return True
+
+
+def _mean_nnz(rows: SparseRows) -> float:
+    return rows.nnz / rows.n_samples
 
 
 def _side(rows: SparseRows, table: ParameterTable) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

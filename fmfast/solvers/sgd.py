@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.interruption import entries_per_call
 from fmfast.model import score_table
 from fmfast.paging import Pages
 from fmfast.solvers.threads import Threads
@@ -42,7 +43,6 @@ from fmfast.validation import SparseRows
 N_LANES = 8
 _RUN_NNZ = 512  # nonzeros that make a run worth a jump in memory: two kilobytes of indices
 _MIN_RUNS = 4096  # below which shorter runs are better for the mixing than long ones for the speed
-_SEGMENT_NNZ = 1 << 22  # nonzeros per call of a kernel: how long Ctrl-C may have to wait
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class StochasticSolver:
             return loss
 
         loss_sum = 0.0
-        for segment in _segments(runs, rows.nnz):
+        for segment in _segments(runs, rows.nnz, table.width):
             if threads is None:
                 loss_sum += visit(segment, table.bias[output])
             else:
@@ -289,7 +289,7 @@ class StochasticRun:
     def __enter__(self) -> StochasticRun:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._threads is not None:
             self._threads.__exit__(*exception)
 
@@ -351,9 +351,12 @@ def run_length_of(n_samples: int, nnz: int) -> int:
     return int(max(1, min(_RUN_NNZ // mean_nnz, n_samples // _MIN_RUNS)))
 
 
-def _segments(runs: NDArray[np.int64], nnz: int) -> list[NDArray[np.int64]]:
-    """The runs in equal parts of whole lanes, each of about `_SEGMENT_NNZ` nonzeros."""
-    n_segments = max(1, nnz // _SEGMENT_NNZ)
+def _segments(runs: NDArray[np.int64], nnz: int, width: int) -> list[NDArray[np.int64]]:
+    """The runs in equal parts of whole lanes, each for one call of the kernel.
+
+    A thread alone visits the same samples in the same order, however many parts there are.
+    """
+    n_segments = max(1, nnz // entries_per_call(width))
     length = -(-len(runs) // n_segments)
     length = -(-length // N_LANES) * N_LANES
     return [runs[start : start + length] for start in range(0, len(runs), length)]

@@ -24,13 +24,13 @@ This module knows threads, the table and which features are frequent; what is do
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmfast._dispatch import core
+from fmfast.interruption import Pool
 from fmfast.paging import let_go
 from fmfast.table import aligned_empty
 from fmfast.validation import SparseRows
@@ -68,13 +68,13 @@ class Threads:
         share = self.frequency.sum() * rows.n_samples / max(rows.nnz, 1)
         if (n_threads - 1) * share < MIN_SHARE or rows.n_samples < MIN_SAMPLES:
             self.frequent = self.frequent[:0]
-        self._executor = ThreadPoolExecutor(n_threads)
+        self._executor = Pool(n_threads)
 
     def __enter__(self) -> Threads:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._executor.shutdown()
+    def __exit__(self, *exception: Any) -> None:
+        self._executor.__exit__(*exception)
 
     def visit(
         self,

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads foreign bytes or arrays: `python -m fuzz --help`, `docs/hardening.md`."""
