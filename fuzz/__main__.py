@@ -90,6 +90,7 @@ class Campaign:
 
     def _start(self) -> None:
         self._present.set(0, b"")
+        self._is_ended = False
         Path(self._directory, f"result-{self._name}.json").unlink(missing_ok=True)
         command = [
             sys.executable,
@@ -110,9 +111,10 @@ class Campaign:
             if number and time.time() - since > HANG:
                 self._process.kill()
                 self._process.wait()
+                self._is_ended = True
                 self._lost(data, f"still at it after {HANG:g} s")
             return False
-        if self._process.returncode and self._process.returncode != -9:
+        if self._process.returncode and not self._is_ended:
             self._lost(data, f"the process ended with {self._process.returncode}")
         self._add_up()
         self._seed += 1

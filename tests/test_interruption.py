@@ -21,6 +21,8 @@ from fmfast.solvers.sgd import _segments
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
+# A build with checks computes many times as long in each call.
+LIMIT = 60.0 if any(map(os.environ.get, ("FMFAST_DEBUG", "FMFAST_SANITIZE"))) else 1.0
 WORKLOAD = Path(__file__).with_name("interrupted_work.py")
 NAMES = [
     "sgd", "adagrad, two threads", "wide", "wide, two threads", "als", "als, two threads", "als classifier",
@@ -46,7 +48,7 @@ def test_long_work_ends_within_a_second(name):
     assert run.returncode == 0, run.stderr
     outcome = json.loads(run.stdout)
     assert outcome["ended by"] == "KeyboardInterrupt", outcome
-    assert outcome["seconds until it was heard"] < 1.0, outcome
+    assert outcome["seconds until it was heard"] < LIMIT, outcome
     assert outcome["unchanged"], outcome
     assert outcome["threads left"] == 0, outcome
 
