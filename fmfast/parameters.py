@@ -198,6 +198,8 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or getattr(v, "_kind", None) == "transformer",
         "None or a FeatureEncoder",
     ),
+    # of DaskFMRegressor and DaskFMClassifier
+    "merges_per_epoch": (lambda v: v is None or (_is_integer(v) and v >= 1), "None or an integer >= 1"),
     # of FeatureEncoder
     "categorical": _NAMES,
     "multi_valued": _NAMES,

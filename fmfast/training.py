@@ -177,17 +177,17 @@ def train(
                 seconds = time.perf_counter() - started
                 training.n_epochs += 1
                 if not np.isfinite(loss):
-                    raise _divergence(solver, examples.rows, training.n_epochs)
+                    raise divergence(solver, examples.rows.largest_value(), training.n_epochs)
                 record = {
                     "epoch": training.n_epochs,
-                    "loss": _reported_loss(model, loss / examples.total_weight),
+                    "loss": reported_loss(model, loss / examples.total_weight),
                     "validation_score": None,
                     "seconds": seconds,
                 }
                 if validation is not None:
                     raw = model.score(validation.rows, n_threads)
                     if not np.isfinite(raw).all():
-                        raise _divergence(solver, examples.rows, training.n_epochs)
+                        raise divergence(solver, examples.rows.largest_value(), training.n_epochs)
                     record["validation_score"] = validation_score(model, raw, validation, scoring)
                 history.append(record)
                 if verbose:
@@ -203,7 +203,7 @@ def train(
         if best is not None:
             best.restore()
         if not (model.table.all_finite() and run.all_finite()):
-            raise _divergence(solver, examples.rows, training.n_epochs)
+            raise divergence(solver, examples.rows.largest_value(), training.n_epochs)
     except BaseException:
         # Also for KeyboardInterrupt: whoever catches it finds the model as it was.
         if backup is not None:
@@ -277,7 +277,7 @@ def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> I
             yield (target == code).astype(np.float64)
 
 
-def _reported_loss(model: FMModel, mean_loss: float) -> float:
+def reported_loss(model: FMModel, mean_loss: float) -> float:
     """Mean squared error in the units of the target, or log loss (summed over the classes)."""
     if model.task == "regression":
         return 2.0 * mean_loss * model.scale * model.scale
@@ -335,9 +335,9 @@ def progress_line(record: dict[str, Any]) -> str:
     return line + f"  {record['seconds']:.3g} s"
 
 
-def _divergence(solver: Solver, rows: SparseRows, epoch: int) -> DivergenceError:
+def divergence(solver: Solver, largest_x: float, epoch: int) -> DivergenceError:
     return DivergenceError(
         f"Training with solver {solver.name!r} diverged in epoch {epoch} (the largest |x| is "
-        f"{rows.largest_value():g}): scores or parameters are no longer finite, and nothing was changed; "
+        f"{largest_x:g}): scores or parameters are no longer finite, and nothing was changed; "
         f"{solver.advice}."
     )

@@ -64,6 +64,7 @@ LAYERS = [
     "solvers.als",
     "solvers.gibbs",
     "solvers",
+    "averaging",
     "posterior",
     "training",
     "sampling",
@@ -83,6 +84,13 @@ LAYERS = [
     "plot",
     "__init__",
     # what is built on it
+    "dask.parts",
+    "dask.worker",
+    "dask.rounds",
+    "dask.fitting",
+    "dask.prediction",
+    "dask.estimators",
+    "dask",
     "datasets",
     "numpy_baseline",
     "demo",
@@ -108,6 +116,12 @@ OPTIONAL = {
     "_streams": {"compression", "zstandard"},
     "cli.data": {"pyarrow"},
     "cli.progress": {"tqdm"},
+    "dask.estimators": {"dask", "distributed"},
+    "dask.fitting": {"distributed"},
+    "dask.parts": {"dask", "distributed"},
+    "dask.prediction": {"dask"},
+    "dask.rounds": {"distributed"},
+    "dask.worker": {"distributed"},
     "demo": {"matplotlib"},
     "plot": {"matplotlib"},
 }
@@ -218,7 +232,7 @@ BLOCK = """if True:
 
     class Blocker:
         def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in ("sklearn", "pandas", "matplotlib", "joblib", "Cython"):
+            if name.partition(".")[0] in ("sklearn", "pandas", "matplotlib", "joblib", "Cython", "dask"):
                 raise ImportError(f"{name} is blocked")
 
     sys.meta_path.insert(0, Blocker())
@@ -249,7 +263,7 @@ USE = """
             warnings.simplefilter("always")
             fm.fit(X, np.reshape(target, (-1, 1)))
         assert [type(warning.message) for warning in caught] == [fmfast.DataConversionWarning]
-    foreign = {name.partition(".")[0] for name in sys.modules} & {"sklearn", "pandas", "matplotlib"}
+    foreign = {name.partition(".")[0] for name in sys.modules} & {"sklearn", "pandas", "matplotlib", "dask"}
     assert not foreign, foreign
     print("done")
 """
