@@ -168,7 +168,8 @@ X
 
     - a Dask array whose blocks are scipy CSR (or dense), with all columns in each block; a Dask DataFrame of
       numbers;
-    - a list of Delayed or futures, one for each part: of X, or of tuples (X, y) or (X, y, sample_weight), with
+    - a list of Delayed or futures, one for each part: of X, or of tuples (X, y) or (X, y, sample_weight),
+    with
       y=None;
     - the path of a data set on disk (.fmd), or a list of them, which every worker can read, with y=None;
     - rows that are here, whatever the local estimator takes: they become one part.
@@ -189,7 +190,8 @@ self
 Raises
 ------
 ValueError, TypeError
-    For settings or data that cannot be used, with the part in which they stand; the estimator stays as it was.
+    For settings or data that cannot be used, with the part in which they stand; the estimator stays as it
+    was.
 RuntimeError
     If Dask cannot compute a part, or workers die of the same task again and again.
 ConnectionError

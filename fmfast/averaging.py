@@ -15,20 +15,21 @@ starves rare features: of what one worker has learned of a feature that no other
 
     mean_j = sum_p c_pj d_pj / C_j,   C_j = sum_p c_pj
 
-But where 8 workers have seen a feature once each, the mean is *one* step, and a machine that had seen all rows
-would have taken eight. While such steps are few, their sum is right; where they are many, all workers take
-the same way, and the sum goes 8 times too far. Hence, as between the threads of one worker
+But where 8 workers have seen a feature once each, the mean is *one* step, and a machine that had seen all
+rows would have taken eight. While such steps are few, their sum is right; where they are many, all workers
+take the same way, and the sum goes 8 times too far. Hence, as between the threads of one worker
 (`fmfast.solvers.threads`),
 
     theta_j += s_j sum_p d_pj + (1 - s_j) mean_j,   s_j = min(1, STALE_UPDATES / (C_j - C_j / n_j))
 
-n_j being the workers that touched j, and C_j - C_j / n_j what one of them has not seen of the others. The state of
-the solver is part of the row, and moves by the same share. (To add up the accumulators of AdaGrad, while
-the parameters are averaged, makes the steps of frequent features as short as if all had moved them:
+n_j being the workers that touched j, and C_j - C_j / n_j what one of them has not seen of the others. The
+state of the solver is part of the row, and moves by the same share. (To add up the accumulators of AdaGrad,
+while the parameters are averaged, makes the steps of frequent features as short as if all had moved them:
 they then learn as slowly as the mean moves. `bench/README.md` has figures.)
 
-All is functions of arrays, without an engine that carries them: `local_changes` on each worker, `merged` of two
-until one is left, `combined`, and `apply` on each. Nothing is ever of the size of the table but the table.
+All is functions of arrays, without an engine that carries them: `local_changes` on each worker, `merged` of
+two until one is left, `combined`, and `apply` on each. Nothing is ever of the size of the table but the
+table.
 """
 
 from __future__ import annotations
@@ -347,7 +348,8 @@ def merged(a: Changes, b: Changes) -> Changes:
     features.sort(kind="stable")  # two ascending runs: linear time
     features = features[np.diff(features, prepend=-1) > 0]
     in_a, in_b = np.searchsorted(features, a.features), np.searchsorted(features, b.features)
-    counts, workers = (np.zeros(len(features), dtype) for dtype in (np.uint32, np.uint16))
+    counts = np.zeros(len(features), dtype=np.uint32)
+    workers = np.zeros(len(features), dtype=np.uint16)
     for positions, part in ((in_a, a), (in_b, b)):
         counts[positions] += part.counts
         workers[positions] += part.workers

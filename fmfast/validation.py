@@ -98,7 +98,7 @@ class SparseRows:
     def count_features(
         self, runs: NDArray[np.int64], run_length: int, counts: NDArray[np.uint32]
     ) -> NDArray[np.int64]:
-        """Count, in place, the features of the rows of some runs; the ascending ones that had no count yet."""
+        """Count, in place, the features of the rows of some runs; those that had no count yet, ascending."""
         found = np.empty(min(self.n_features, self.nnz), dtype=np.int64)
         n_found = _csr.count_columns(self.indices, self.indptr, runs, run_length, counts, found)
         return np.sort(found[:n_found])

@@ -56,7 +56,7 @@ class OnDask(FactorizationMachine):
 
     # -- training --------------------------------------------------------------------------------
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         X: Any,
         y: Any = None,
@@ -91,15 +91,16 @@ class OnDask(FactorizationMachine):
         self._check_settings()
         if resume_from is not None or any(isinstance(f, Checkpoint) for f in self.callbacks or ()):
             raise ValueError(
-                f"{type(self).__name__} is given a Checkpoint or resume_from, expected neither: on a cluster a fit goes "
-                f"on when workers are lost; leave them out, or use {self._local.__name__}."
+                f"{type(self).__name__} is given a Checkpoint or resume_from, expected neither: on a cluster "
+                f"a fit goes on when workers are lost; leave them out, or use {self._local.__name__}."
             )
         client = current_client(self.client)
         encoder = self.model_.encoder if continues else self.encoder
         if encoder is not None and is_distributed(X):
             raise ValueError(
-                f"{type(self).__name__} has an encoder and X in parts, expected rows of numbers: an encoder is fitted on "
-                "a table as a whole; fit it on a part of the data, and give parts of encoder.transform(...)."
+                f"{type(self).__name__} has an encoder and X in parts, expected rows of numbers: an encoder "
+                "is fitted on a table as a whole; fit it on a part of the data, and give parts of "
+                "encoder.transform(...)."
             )
         if not is_distributed(X):
             X, encoder = self._encoded(X, bool(continues))
@@ -120,8 +121,9 @@ class OnDask(FactorizationMachine):
         super()._check_settings()
         if self.solver == "als":
             raise ValueError(
-                f"The parameter solver of {type(self).__name__} is 'als', expected 'adagrad', 'sgd' or 'ftrl': least "
-                f"squares needs the columns of all rows in one place; use one of these, or {self._local.__name__}."
+                f"The parameter solver of {type(self).__name__} is 'als', expected 'adagrad', 'sgd' or "
+                "'ftrl': least squares needs the columns of all rows in one place; use one of these, or "
+                f"{self._local.__name__}."
             )
 
     # -- the local estimator -----------------------------------------------------------------------
@@ -134,7 +136,8 @@ class OnDask(FactorizationMachine):
         return self._local(**(params | {"callbacks": None, "encoder": None, "scoring": "loss"}))
 
     def to_local(self) -> Any:
-        """The fitted local estimator, FMRegressor or FMClassifier, with the same parameters; nothing is copied.
+        """The fitted local estimator, FMRegressor or FMClassifier, with the same parameters; nothing is
+        copied.
 
         Raises
         ------
@@ -158,7 +161,8 @@ class OnDask(FactorizationMachine):
         """
         if type(local) is not cls._local:
             raise TypeError(
-                f"from_local got a {type(local).__name__}, expected a {cls._local.__name__}; use the class for its task."
+                f"from_local got a {type(local).__name__}, expected a {cls._local.__name__}; use the class "
+                "for its task."
             )
         machine = cls(**local.get_params(deep=False), client=client)
         machine._publish(local._fitted_model("from_local"), local.history_, local.n_iter_)
@@ -204,9 +208,10 @@ class OnDask(FactorizationMachine):
 class DaskFMRegressor(OnDask, FMRegressor):
     """FMRegressor on a Dask cluster: factorization machine for numeric targets.
 
-    Every worker has the whole table of parameters, and trains it on its own rows with all of its threads. Several
-    times in an epoch the workers average the rows of the table that they touched (`fmfast.averaging`). With one
-    worker, one thread and one part the outcome is that of FMRegressor to the bit.
+    Every worker has the whole table of parameters, and trains it on its own rows with all of its threads.
+    Several times in an epoch the workers average the rows of the table that they touched
+    (`fmfast.averaging`). With one worker, one thread and one part the outcome is that of FMRegressor to the
+    bit.
 
     {dask_parameters}
 
@@ -249,9 +254,10 @@ class DaskFMRegressor(OnDask, FMRegressor):
 class DaskFMClassifier(OnDask, FMClassifier):
     """FMClassifier on a Dask cluster: factorization machine for classes.
 
-    Every worker has the whole table of parameters, and trains it on its own rows with all of its threads. Several
-    times in an epoch the workers average the rows of the table that they touched (`fmfast.averaging`). With one
-    worker, one thread and one part the outcome is that of FMClassifier to the bit.
+    Every worker has the whole table of parameters, and trains it on its own rows with all of its threads.
+    Several times in an epoch the workers average the rows of the table that they touched
+    (`fmfast.averaging`). With one worker, one thread and one part the outcome is that of FMClassifier to the
+    bit.
 
     {dask_parameters}
     classes_ : ndarray of shape (n_classes,)
@@ -283,7 +289,7 @@ class DaskFMClassifier(OnDask, FMClassifier):
         return self._lazy(X, "predict") if is_distributed(X) else super().predict(X)
 
     def decision_function(self, X: Any) -> Any:
-        """Raw scores: log-odds of the second class, or of each class against the rest; lazily as `predict`."""
+        """Raw scores: log-odds of the second class, or of each class against the rest; as `predict`."""
         return self._lazy(X, "decision_function") if is_distributed(X) else super().decision_function(X)
 
     def predict_proba(self, X: Any) -> Any:

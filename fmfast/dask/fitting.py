@@ -1,7 +1,7 @@
 """One fit on a cluster, from what the user gives to a model: the counterpart of `Machine.fit` and `train`.
 
-Wherever the local estimator makes a decision over all of the data (classes, scale, learning rate), the parts send
-numbers from which the same decision follows, with a single part to the bit.
+Wherever the local estimator makes a decision over all of the data (classes, scale, learning rate), the parts
+send numbers from which the same decision follows, with a single part to the bit.
 """
 
 from __future__ import annotations
@@ -97,8 +97,15 @@ class Fit:
             self._client, job, start, makers, prepared, sizes, self._merges, first_epoch
         ) as training:
             self.training = training
-            history, best = self._epochs(training, shell, total_weight, validation, split is not None, stopping,
-                                         lambda epoch: divergence(solver, largest_x, epoch))  # fmt: skip
+            history, best = self._epochs(
+                training,
+                shell,
+                total_weight,
+                validation,
+                split is not None,
+                stopping,
+                partial(divergence, solver, largest_x),
+            )
             model = self._assembled(training, best)
         if not model.table.all_finite():
             raise divergence(solver, largest_x, state.n_epochs)
@@ -140,20 +147,20 @@ class Fit:
                 continue
             if self._client.status != "running":
                 raise ConnectionError(
-                    "The client lost its connection to the scheduler of the Dask cluster while the data was made ready, "
-                    "expected one that stays; connect a new client, and fit again."
+                    "The client lost its connection to the scheduler of the Dask cluster while the data was "
+                    "made ready, expected one that stays; connect a new client, and fit again."
                 )
             if fact.status == "error":
                 error = fact.exception()
                 if number < len(raw) and raw[number].status == "error":
                     raise RuntimeError(
-                        f"Dask could not compute {part.name or 'the data'} ({type(error).__name__}: {error}), expected "
-                        "(X, y); correct what makes it."
+                        f"Dask could not compute {part.name or 'the data'} ({type(error).__name__}: "
+                        f"{error}), expected (X, y); correct what makes it."
                     ) from error
                 raise error
             raise RuntimeError(
-                f"The data of {part.name or 'X'} is lost, or was cancelled, before training began (its task is "
-                f"{fact.status}), expected it to stay on the workers; fit again."
+                f"The data of {part.name or 'X'} is lost, or was cancelled, before training began (its task "
+                f"is {fact.status}), expected it to stay on the workers; fit again."
             )
         return self._client.gather(facts)
 
@@ -174,8 +181,8 @@ class Fit:
                 )
             if _listed(fact["names"]) != _listed(names):
                 raise ValueError(
-                    f"The parts of X differ in the names of their columns, as {part.name} shows, expected the same in "
-                    "each; order and name them alike."
+                    f"The parts of X differ in the names of their columns, as {part.name} shows, expected "
+                    "the same in each; order and name them alike."
                 )
         if continues:
             assert self._old is not None
@@ -237,11 +244,13 @@ class Fit:
             if fact["n_features"] != n_features and not (part.path and fact["n_features"] < n_features):
                 raise ValueError(
                     f"The X of eval_set has {fact['n_features']} features in {part.name or 'its rows'}, but "
-                    f"{type(self._machine).__name__} is expecting {n_features} features as input; give it the columns of X."
+                    f"{type(self._machine).__name__} is expecting {n_features} features as input; give it "
+                    "the columns of X."
                 )
             if _listed(fact["names"]) != _listed(names) and fact["names"] is not None:
                 raise ValueError(
-                    "The X of eval_set has other column names than X, expected the same in the same order; rename them."
+                    "The X of eval_set has other column names than X, expected the same in the same order; "
+                    "rename them."
                 )
         validation = [
             self._submit(on_worker.check_validation, one, shell, n_features, part.name or "the y of eval_set")
@@ -350,15 +359,15 @@ class Fit:
             started = time.perf_counter()
 
     def _assembled(self, training: Training, best: list[Any] | None) -> FMModel:
-        """The model here, from the rows that were ever touched; straight from a worker, if it can be reached."""
+        """The model here, from the rows that were ever touched; straight from a worker, if possible."""
         old = self._old
         if old is not None:
             table = old.table.copy()
         else:
             solver = self._machine._solver(self._state.row_norm)
             table = solver.new_table(
-                self._n_outputs, self._n_features, int(self._machine.n_factors), np.dtype(self._machine.dtype),
-                self._state.init_std, self._state.seed,
+                self._n_outputs, self._n_features, int(self._machine.n_factors),
+                np.dtype(self._machine.dtype), self._state.init_std, self._state.seed,
             )  # fmt: skip
         for stretch in training.fetched(best):
             stretch.write_to(table)
@@ -390,8 +399,8 @@ def validation_parts(eval_set: Any) -> list[Part]:
     if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
         length = f" of length {len(eval_set)}" if isinstance(eval_set, (tuple, list)) else ""
         raise ValueError(
-            f"eval_set is a {type(eval_set).__name__}{length}, expected a pair (X, y) of validation data; put the two in "
-            "a tuple, with y=None for parts (X, y) and data sets."
+            f"eval_set is a {type(eval_set).__name__}{length}, expected a pair (X, y) of validation data; "
+            "put the two in a tuple, with y=None for parts (X, y) and data sets."
         )
     X, y = eval_set
     return parts_of(X, y, None, " of eval_set")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def current_client(client: Any) -> Any:
             ) from error
     if not isinstance(client, Client):
         raise TypeError(
-            f"client is a {type(client).__name__}, expected a distributed.Client; make one with the address of the "
-            "cluster's scheduler."
+            f"client is a {type(client).__name__}, expected a distributed.Client; make one with the address "
+            "of the cluster's scheduler."
         )
     if client.asynchronous:
         raise ValueError("client is asynchronous, expected an ordinary one; make it with asynchronous=False.")
@@ -81,8 +82,8 @@ def parts_of(X: Any, y: Any, sample_weight: Any, where: str = "") -> list[Part]:
     if not is_distributed(X):
         if is_lazy(y) or is_lazy(sample_weight):
             raise TypeError(
-                f"X{where} is a {type(X).__name__} but y or sample_weight a Dask collection, expected both in the "
-                "same parts; give both as collections, or both as arrays."
+                f"X{where} is a {type(X).__name__} but y or sample_weight a Dask collection, expected both "
+                "in the same parts; give both as collections, or both as arrays."
             )
         return [Part("", lambda client: scattered(client, (X, y, sample_weight)))]
     if is_path(X):
@@ -111,7 +112,7 @@ def _submitting(*part: Any) -> Callable[[Any], Any]:
 def _as_part(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """A part may be a tuple of its own."""
     if isinstance(X, (tuple, list)) and y is None and 2 <= len(X) <= 3:
-        return (*X, None) if len(X) == 2 else tuple(X)  # type: ignore[return-value]
+        return (*X, None) if len(X) == 2 else tuple(X)
     return X, y, sample_weight
 
 
@@ -126,8 +127,8 @@ def scattered(client: Any, data: Any) -> Any:
 def _of_paths(paths: list[str], y: Any, sample_weight: Any, where: str) -> list[Part]:
     if y is not None or sample_weight is not None:
         raise ValueError(
-            f"y or sample_weight is given beside the paths of data sets in X{where}, expected None: a data set has "
-            "its own; leave them out."
+            f"y or sample_weight is given beside the paths of data sets in X{where}, expected None: a data "
+            "set has its own; leave them out."
         )
 
     def submitting(path: str) -> Callable[[Any], Any]:
@@ -150,8 +151,8 @@ def blocks_of(values: Any, name: str, X: Any = None, n_blocks: int | None = None
         if getattr(values, "ndim", 1) == 2 and hasattr(values, "numblocks"):
             if values.numblocks[1] != 1:
                 raise ValueError(
-                    f"{name} is a Dask array in {values.numblocks[1]} blocks of columns, expected blocks with all "
-                    f"columns of their rows; give {name}.rechunk({{1: -1}})."
+                    f"{name} is a Dask array in {values.numblocks[1]} blocks of columns, expected blocks "
+                    f"with all columns of their rows; give {name}.rechunk({{1: -1}})."
                 )
         elif X is not None:
             values = _chunked_like(values, X)
@@ -162,19 +163,20 @@ def blocks_of(values: Any, name: str, X: Any = None, n_blocks: int | None = None
         bounds = np.cumsum((0, *X.chunks[0]))
         array = np.asarray(values)
         if array.ndim and len(array) == bounds[-1]:
-            blocks = [array[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            blocks = [array[a:b] for a, b in pairwise(bounds)]
         else:
             raise ValueError(
                 f"{name} has shape {array.shape} for {bounds[-1]} rows of X; give one value for each row."
             )
     else:
         raise TypeError(
-            f"{name} is a {type(values).__name__}, expected a Dask collection in the same parts as X; turn it "
-            "into one, or give Delayed parts (X, y)."
+            f"{name} is a {type(values).__name__}, expected a Dask collection in the same parts as X; turn "
+            "it into one, or give Delayed parts (X, y)."
         )
     if n_blocks is not None and len(blocks) != n_blocks:
         raise ValueError(
-            f"{name} has {len(blocks)} parts and X has {n_blocks}, expected as many; rechunk one like the other."
+            f"{name} has {len(blocks)} parts and X has {n_blocks}, expected as many; rechunk one like the "
+            "other."
         )
     return blocks
 

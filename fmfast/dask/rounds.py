@@ -1,13 +1,13 @@
 """A fit on a cluster: who trains on what, round by round, and what to do when a worker is lost.
 
-A round's steps run on the workers that hold the parts; the changes they return stay there, are cut into slices of
-features, and each slice is merged along a tree. The next round's steps take the outcome as arguments: they are what
-brings it to every table. The client sees a few numbers of each step.
+A round's steps run on the workers that hold the parts; the changes they return stay there, are cut into
+slices of features, and each slice is merged along a tree. The next round's steps take the outcome as
+arguments: they are what brings it to every table. The client sees a few numbers of each step.
 
-When anything goes wrong that is not the user's fault, there is one remedy. The client asks all workers in which
-state their tables are (`worker.states`), takes the most advanced one, and goes on from there: workers with
-another table, or without one, get the rows that were ever touched from one that has it. If no table is left, the
-fit starts anew. Workers that have joined are workers without a table.
+When anything goes wrong that is not the user's fault, there is one remedy. The client asks all workers in
+which state their tables are (`worker.states`), takes the most advanced one, and goes on from there: workers
+with another table, or without one, get the rows that were ever touched from one that has it. If no table is
+left, the fit starts anew. Workers that have joined are workers without a table.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Training:
                 self._client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError as error:
                 raise RuntimeError(
-                    f"The cluster has had no worker for {PATIENCE:.0f} s, expected one at least; start some, and fit "
-                    "again."
+                    f"The cluster has had no worker for {PATIENCE:.0f} s, expected one at least; start some, "
+                    "and fit again."
                 ) from error
             workers = list(self._client.nthreads())
         return workers
@@ -245,7 +245,7 @@ class Training:
     # -- between epochs --------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Bring every table to the present state, so that the loss of one worker costs nothing that is done."""
+        """Bring every table to the present state, so that losing one worker costs nothing that is done."""
         self.evaluate(list, None, False)
 
     def evaluate(
@@ -339,13 +339,13 @@ class Training:
 
         if self._client.status != "running" and not isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise ConnectionError(
-                "The client lost its connection to the scheduler of the Dask cluster while it was training, expected one "
-                "that stays; connect a new client, and fit again."
+                "The client lost its connection to the scheduler of the Dask cluster while it was training, "
+                "expected one that stays; connect a new client, and fit again."
             ) from error
         if isinstance(error, KilledWorker):
             raise RuntimeError(
-                f"Training was given up, since several workers died of the same task: {error} Most often they have run "
-                "out of memory; give them more, or the data in smaller parts."
+                f"Training was given up, since several workers died of the same task: {error} Most often "
+                "they have run out of memory; give them more, or the data in smaller parts."
             ) from error
         # Dask's own, of futures whose data is lost or that somebody has cancelled, is one of these.
         import asyncio
@@ -358,8 +358,9 @@ class Training:
         self._in_a_row += 1
         if self._in_a_row > MAX_RECOVERIES:
             raise RuntimeError(
-                f"Training was given up after {MAX_RECOVERIES} attempts at the same round, of which none came to its "
-                f"end ({type(error).__name__}: {error}); see the logs of the workers, and fit again."
+                f"Training was given up after {MAX_RECOVERIES} attempts at the same round, of which none "
+                f"came to its end ({type(error).__name__}: {error}); see the logs of the workers, and fit "
+                "again."
             ) from error
         time.sleep(min(0.1 * self._in_a_row, 2.0))  # workers that are dying are told from those that live
         workers = self._workers()

@@ -1,11 +1,11 @@
 """What runs on the workers: data made ready, and tasks on the one table that each worker has of a fit.
 
 A worker's table is not the result of a task, since no task changes what another may need again. It is in
-a *slot*, which says in which *state* it is: "start", or the name of the last round whose outcome has been added.
-Each task says what state it needs, and brings the update that leads there from the state before. If the table
-is neither, the task has no effect but the error `StaleTable`, and whoever runs the fit sees to it. So a task may be
-run once or five times, here or elsewhere, after its worker has died or while a copy of it still runs: no update
-is ever added twice, and none in part.
+a *slot*, which says in which *state* it is: "start", or the name of the last round whose outcome has been
+added. Each task says what state it needs, and brings the update that leads there from the state before. If
+the table is neither, the task has no effect but the error `StaleTable`, and whoever runs the fit sees to it.
+So a task may be run once or five times, here or elsewhere, after its worker has died or while a copy of it
+still runs: no update is ever added twice, and none in part.
 
 This module imports Dask for nothing but the name of the worker.
 """
@@ -169,7 +169,9 @@ def prepare_path(path: str, plain: Any, *arguments: Any) -> Prepared:
     """`prepare` of a data set on disk."""
     name = f"the data set {path!r}"
     origin = (path, plain, *arguments)
-    return prepare(check_part(read_part(path), plain, name), *arguments, name, origin)
+    checked = check_part(read_part(path), plain, name)
+    shell, n_features, seed, split = arguments
+    return prepare(checked, shell, n_features, seed, split, name, origin)
 
 
 def check_validation(checked: Checked, shell: FMModel, n_features: int, name: str) -> Examples | None:
@@ -428,8 +430,8 @@ def evaluate(
     found: list[tuple[Any, ...]] = []
     with holder.slot.lock:
         holder.slot.bring(job, start, state, updates, stretches)
-        model = replace(shell, table=holder.slot.table)
         for part in validation:
+            model = replace(shell, table=holder.slot.table)
             examples = part.validation if isinstance(part, Prepared) else part
             if examples is None:
                 continue
