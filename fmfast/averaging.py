@@ -415,6 +415,11 @@ def _share_of_sum(counts: NDArray, workers: NDArray, stale_updates: float) -> ND
     return np.minimum(1.0, stale_updates / np.maximum(unseen, 1.0))
 
 
+def stale_updates_of(solver: StochasticSolver) -> float:
+    """What `combined` is told. With an L1 penalty 0: two workers that set a weight to 0 must not be added."""
+    return 0.0 if solver.l1_w else STALE_UPDATES
+
+
 def merges_of_epoch(epoch: int, n_workers: int, wanted: int | None = None) -> int:
     """Rounds of an epoch: a single worker has nothing to merge; the first epoch needs most of them."""
     if n_workers <= 1:

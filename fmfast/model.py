@@ -193,7 +193,7 @@ def largest_of(target: NDArray[np.float64]) -> float:
 def moments(
     target: NDArray[np.float64], weight: NDArray[np.float64], largest: float, mean: float | None = None
 ) -> tuple[float, float]:
-    """Sums of weight * t and of weight, t = target / largest; given a mean, t = (target / largest - mean)^2."""
+    """Sums of weight * t and of weight, t = target / largest; with a mean, (target / largest - mean)^2."""
     # Divided by the largest value first, so that squares of huge targets stay finite.
     total = sum_of_weights = 0.0
     for part in pieces(target, weight) if len(weight) else pieces(target):

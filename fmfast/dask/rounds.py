@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from fmfast.averaging import Changes, Update, combined, merged, merges_of_epoch
+from fmfast.averaging import Changes, Update, combined, merged, merges_of_epoch, stale_updates_of
 from fmfast.dask.worker import (
     Holder,
     Job,
@@ -43,12 +43,12 @@ PATIENCE = 120.0  # seconds to wait for a worker, if there is none
 _T = TypeVar("_T")
 
 
-def merge_slices(slices: Sequence[Changes], is_last: bool) -> Changes | Update:
-    """A node of the tree."""
+def merge_slices(slices: Sequence[Changes], stale_updates: float | None) -> Changes | Update:
+    """A node of the tree; at its root the changes become an update."""
     total = slices[0]
     for other in slices[1:]:
         total = merged(total, other)
-    return combined(total) if is_last else total
+    return total if stale_updates is None else combined(total, stale_updates)
 
 
 class Lost(Exception):
@@ -229,11 +229,14 @@ class Training:
         nodes = [(slices[place], workers[place]) for place in order]
         while True:
             is_last = len(nodes) <= FAN_IN
+            stale_updates = stale_updates_of(self._job.solver) if is_last else None
             above = []
             for start in range(0, len(nodes), FAN_IN):
                 some = nodes[start : start + FAN_IN]
                 where = some[0][1]
-                above.append((self._submit(where, merge_slices, [node for node, _ in some], is_last), where))
+                above.append(
+                    (self._submit(where, merge_slices, [node for node, _ in some], stale_updates), where)
+                )
             nodes = above
             if is_last:
                 return nodes[0][0]
