@@ -124,12 +124,13 @@ class Changes(_Sized):
     n_workers: int
 
     def split(self, n_features: int, n_slices: int) -> list[Changes]:
-        """The same in slices of features, which can be merged apart; each has all of w0."""
+        """The same in slices of features, which can be merged apart; w0 is in the first."""
         bounds = np.searchsorted(self.features, [n_features * s // n_slices for s in range(1, n_slices)])
         shared = np.append(0, np.cumsum(self.workers > 1))
-        slices = []
+        slices: list[Changes] = []
         for start, stop in zip([0, *bounds], [*bounds, len(self.features)], strict=True):
             part = slice(start, stop)
+            with_w0 = 0.0 if slices else 1.0
             slices.append(
                 replace(
                     self,
@@ -138,6 +139,8 @@ class Changes(_Sized):
                     workers=self.workers[part],
                     mean=self.mean[:, part],
                     total=self.total[:, shared[start] : shared[stop]],
+                    bias_mean=with_w0 * self.bias_mean,
+                    bias_total=with_w0 * self.bias_total,
                 )
             )
         return slices

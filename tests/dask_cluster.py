@@ -1,44 +1,37 @@
-"""A cluster of two worker processes for the tests, and ways to disturb it."""
+"""Clusters of worker processes for the tests, and ways to disturb them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from fmfast.dask import rounds, worker
 
 
 @contextmanager
-def cluster_of_two():
-    """A client of a LocalCluster with two processes of one thread; those that are killed start anew."""
+def cluster_of(n_workers):
+    """A client of a LocalCluster of processes with one thread each; those that are killed start anew."""
     from distributed import Client, LocalCluster
 
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=50,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client
 
 
-def wait_for_two(client):
-    client.wait_for_workers(2, timeout=30)
-
-
-def kill(client, address=None):
-    """SIGKILL a worker process; returns its address."""
-    address = address or sorted(client.nthreads())[0]
-    pid = client.run(os.getpid, workers=[address])[address]
-    os.kill(pid, signal.SIGKILL)
-    return address
-
-
-def die_in(function_name, on_call, monkeypatch_at=worker):
-    """Run on a worker: its process kills itself in the given call of a function, after the work is done."""
-    original = getattr(monkeypatch_at, function_name)
+def die_in(function_name, on_call=1):
+    """Run on a worker: its process kills itself in the given call of a function, when the work is done."""
+    module = rounds if hasattr(rounds, function_name) and function_name == "merge_slices" else worker
+    original = getattr(module, function_name)
     calls = [0]
 
     def dying(*arguments):
@@ -48,7 +41,20 @@ def die_in(function_name, on_call, monkeypatch_at=worker):
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    setattr(monkeypatch_at, function_name, dying)
+    dying.__name__ = function_name
+    setattr(module, function_name, dying)
+
+
+def kill_all(client):
+    """SIGKILL the processes of all workers."""
+    for pid in client.run(os.getpid).values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def spoil_table():
+    """Run on a worker: its tables are no longer what they should be."""
+    for slot in list(worker._SLOTS.values()):
+        slot.state = None
 
 
 def slots(client):
@@ -62,12 +68,8 @@ def _n_slots():
 
 def wait_until(condition, seconds=10.0):
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with suppress(OSError):
-            if condition():
-                return True
+    while not condition():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
-    return False
-
-
-__all__ = ["cluster_of_two", "die_in", "kill", "rounds", "slots", "wait_for_two", "wait_until"]
+    return True

@@ -78,11 +78,12 @@ class Fit:
                 self._plain._n_validation(facts[0]["n_samples"])  # its own words for too few samples
             split = (float(self._machine.validation_fraction), state.seed)
         makers = [
-            partial(self._prepared, part, raw, shell, shard_seed(state.seed, i), split)
-            for i, (part, raw) in enumerate(zip(parts, checked, strict=True))
+            partial(self._prepared, part, shell, shard_seed(state.seed, i), split)
+            for i, part in enumerate(parts)
         ]
-        prepared = [make() for make in makers]
-        del checked
+        # From now on the workers keep what is made of the parts, and not the parts.
+        prepared = [make(one) for make, one in zip(makers, checked, strict=True)]
+        checked.clear()
         ready = self._facts(parts, prepared, on_worker.prepared_facts)
         total_weight = sum(weight for weight, _, _ in ready)
         sizes = [n_samples for _, n_samples, _ in ready]
@@ -228,16 +229,11 @@ class Fit:
         )
         return FMModel(table, self._machine._task, **(meaning | {"feature_names": None, "encoder": None}))
 
-    def _validation(self, parts: Sequence[Part], n_features: int, shell: FMModel, names: Any) -> list[Any]:
-        raw = [part.submit(self._client) for part in parts]
-        checked = [
-            self._submit(on_worker.check_part, data, self._plain, part.name or "eval_set")
-            for data, part in zip(raw, parts, strict=True)
-        ]
-        kind = SOLVERS[self._machine.solver]
-        facts = self._facts(
-            parts, checked, on_worker.facts_of, kind.row_norm_power, self._is_classifier, raw=raw
-        )
+    def _validation(
+        self, parts: Sequence[Part], n_features: int, shell: FMModel, names: Any
+    ) -> Callable[[], list[Any]]:
+        """What returns futures of the parts of an `eval_set`, made anew if they are lost."""
+        checked, facts = self._checked(parts)
         for part, fact in zip(parts, facts, strict=True):
             if fact is None:
                 continue
@@ -247,17 +243,28 @@ class Fit:
                     f"{type(self._machine).__name__} is expecting {n_features} features as input; give it "
                     "the columns of X."
                 )
-            if _listed(fact["names"]) != _listed(names) and fact["names"] is not None:
+            if fact["names"] is not None and _listed(fact["names"]) != _listed(names):
                 raise ValueError(
                     "The X of eval_set has other column names than X, expected the same in the same order; "
                     "rename them."
                 )
-        validation = [
-            self._submit(on_worker.check_validation, one, shell, n_features, part.name or "the y of eval_set")
-            for one, part in zip(checked, parts, strict=True)
-        ]
-        self._facts(parts, validation, on_worker.is_there)
-        return validation
+
+        def made(part: Part, one: Any = None) -> Any:
+            if one is None:
+                one = self._submit(on_worker.check_part, part.submit(self._client), self._plain, part.name)
+            name = part.name or "the y of eval_set"
+            return self._submit(on_worker.check_validation, one, shell, n_features, name)
+
+        futures = [made(part, one) for part, one in zip(parts, checked, strict=True)]
+        self._facts(parts, futures, on_worker.is_there)
+
+        def present() -> list[Any]:
+            for number, part in enumerate(parts):
+                if futures[number].status in ("cancelled", "lost"):
+                    futures[number] = made(part)
+            return futures
+
+        return present
 
     def _training_state(self, facts: Sequence[dict[str, Any]]) -> TrainingState:
         if self._old is not None:
@@ -275,10 +282,10 @@ class Fit:
         return TrainingState(machine.solver, machine._seed(), row_norm, float(init_std))
 
     def _prepared(
-        self, part: Part, checked: Any, shell: FMModel, seed: int, split: tuple[float, int] | None
+        self, part: Part, shell: FMModel, seed: int, split: tuple[float, int] | None, checked: Any = None
     ) -> Any:
-        """The future of a part that is ready; made from the start if what it is made of is lost."""
-        if checked.status in ("cancelled", "lost"):
+        """The future of a part that is ready; made from the start unless it is there, checked."""
+        if checked is None:
             checked = self._submit(on_worker.check_part, part.submit(self._client), self._plain, part.name)
         arguments = (shell, self._n_features, seed, split)
         origin = None if part.path is None else (part.path, self._plain, *arguments)
@@ -305,7 +312,7 @@ class Fit:
         training: Training,
         shell: FMModel,
         total_weight: float,
-        validation: list[Any] | None,
+        validation: Callable[[], list[Any]] | None,
         is_split: bool,
         stopping: Stopping,
         diverged: Callable[[int], Exception],
@@ -318,12 +325,9 @@ class Fit:
         best: tuple[int, float, list[Any]] | None = None  # epoch, score, table
         started = time.perf_counter()
         while True:
-            is_end = training.run_round()
-            if not np.isfinite(training.last_loss):
-                raise diverged(training.position[0] + (0 if is_end else 1))
-            if not is_end:
-                continue
-            epoch = training.position[0]  # from 1
+            epoch = training.run_epoch()  # from 1
+            if not np.isfinite(training.loss_of(epoch - 1)):
+                raise diverged(epoch)
             history = history[: epoch - first - 1]  # shorter, if a loss has thrown the fit back
             if best is not None and best[0] >= epoch:
                 best = None
@@ -334,9 +338,7 @@ class Fit:
                 "seconds": time.perf_counter() - started,
             }
             if validation is not None or is_split:
-                found = training.evaluate(
-                    lambda: training.parts if validation is None else validation, shell, scoring is not None
-                )
+                found = training.evaluate(validation or (lambda: training.parts), shell, scoring is not None)
                 record["validation_score"] = _score(shell, found, scoring)
                 if record["validation_score"] is None:
                     raise diverged(epoch)

@@ -80,12 +80,14 @@ class Part:
 def parts_of(X: Any, y: Any, sample_weight: Any, where: str = "") -> list[Part]:
     """The parts of X with what belongs to their rows; `where` is the argument they come from."""
     if not is_distributed(X):
-        if is_lazy(y) or is_lazy(sample_weight):
+        if is_distributed(y) or is_distributed(sample_weight):
             raise TypeError(
                 f"X{where} is a {type(X).__name__} but y or sample_weight a Dask collection, expected both "
                 "in the same parts; give both as collections, or both as arrays."
             )
-        return [Part("", lambda client: scattered(client, (X, y, sample_weight)))]
+        return [
+            Part("the eval_set" if where else "", lambda client: scattered(client, (X, y, sample_weight)))
+        ]
     if is_path(X):
         X = [X]
     if isinstance(X, (list, tuple)) and all(is_path(part) for part in X):

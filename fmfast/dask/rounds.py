@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from operator import getitem
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -77,8 +78,10 @@ class Training:
 
     Attributes
     ----------
-    reports : list of list of Report
-        Of each round so far, for whoever measures.
+    position : tuple of int
+        Epoch and round that come next.
+    reports : dict of lists of Report
+        What the workers said of each round.
     n_recoveries : int
     """
 
@@ -106,10 +109,8 @@ class Training:
         self._state = State("start")
         self._updates: list[Any] = []
         self._has_table: set[str] = set()
-        self.position = (first_epoch, 0)  # epoch, round: what comes next
-        self.losses: dict[tuple[int, int], float] = {}
-        self.last_loss = 0.0
-        self.reports: list[list[Report]] = []
+        self.position = (first_epoch, 0)
+        self.reports: dict[tuple[int, int], list[Report]] = {}
         self.n_recoveries = self._in_a_row = 0
 
     def __enter__(self) -> Training:
@@ -188,17 +189,30 @@ class Training:
 
     # -- rounds ----------------------------------------------------------------------------------
 
-    def run_round(self) -> bool:
-        """The round that comes next, or what is left of it after a loss; whether it ends an epoch."""
-        self._guarded(self._one_round)
-        return self.position[1] == 0
+    def run_epoch(self) -> int:
+        """The rounds up to the end of an epoch, some again if they were lost; returns the epochs so far."""
+        self._guarded(self._rest_of_epoch)
+        return self.position[0]
 
-    def _one_round(self) -> None:
-        epoch, i = self.position
+    def _rest_of_epoch(self) -> None:
+        """All rounds are on their way before the first is done: no worker waits for the client."""
+        epoch = self.position[0]
         groups = self._groups()
         if epoch not in self._n_rounds:
             self._n_rounds[epoch] = merges_of_epoch(epoch, len(groups), self._wanted)
         n = self._n_rounds[epoch]
+        futures = {(epoch, i): self._submit_round(groups, epoch, i, n) for i in range(self.position[1], n)}
+        try:
+            self._client.gather([future for of_round in futures.values() for future in of_round])
+        finally:
+            for place, of_round in futures.items():
+                if all(future.status == "finished" for future in of_round):
+                    with suppress(Exception):  # an error that is on its way says more
+                        self.reports[place] = self._client.gather(of_round)
+        self._in_a_row = 0
+
+    def _submit_round(self, groups: dict[str, list[int]], epoch: int, i: int, n: int) -> list[Any]:
+        """Futures of the reports."""
         n_slices = min(len(groups), MAX_SLICES)
         turn = Round(f"{epoch}.{i}.{uuid4().hex[:8]}", epoch, (i, n), len(groups) == 1, n_slices)
         submit = self._on_tables(list(groups))
@@ -212,16 +226,11 @@ class Training:
             for s in range(n_slices):
                 slices = [self._submit(w, getitem, one, s + 1) for w, one in zip(workers, steps, strict=True)]
                 updates.append(self._tree(slices, workers, s))
-        reports = self._results(
-            [self._submit(w, getitem, one, 0) for w, one in zip(groups, steps, strict=True)]
-        )
-        self.last_loss = self.losses[epoch, i] = sum(report.loss for report in reports)
-        self.reports.append(reports)
         self.position = (epoch, i + 1) if i + 1 < n else (epoch + 1, 0)
         self._names[turn.name] = self.position
         self._state, self._updates = State(turn.name, self._state.name), updates
         self._has_table = set(groups)
-        self._in_a_row = 0
+        return [self._submit(w, getitem, one, 0) for w, one in zip(groups, steps, strict=True)]
 
     def _tree(self, slices: list[Any], workers: list[str], number: int) -> Any:
         """The merged update of one slice; each has its root on another worker."""
@@ -242,8 +251,14 @@ class Training:
                 return nodes[0][0]
 
     def loss_of(self, epoch: int) -> float:
-        """Sum of weight * loss over all rounds of an epoch."""
-        return sum(self.losses[epoch, i] for i in range(self._n_rounds[epoch]))
+        """Sum of weight * loss over all rounds of an epoch; infinite if training diverged.
+
+        What was said of a round may be lost with a worker, though its outcome is not: such rounds count
+        like the others.
+        """
+        n = self._n_rounds[epoch]
+        known = [self.reports[epoch, i] for i in range(n) if (epoch, i) in self.reports]
+        return sum(report.loss for reports in known for report in reports) * (n / len(known))
 
     # -- between epochs --------------------------------------------------------------------------
 
@@ -269,7 +284,7 @@ class Training:
             submit(worker, evaluate, [validation[number] for number in numbers], shell, with_scores)
             for worker, numbers in of_worker.items()
         ]
-        results = self._results(futures)
+        results = self._client.gather(futures)
         self._settled(workers)
         return [pair for result in results for pair in result]
 
@@ -314,9 +329,6 @@ class Training:
 
     # -- what goes wrong ---------------------------------------------------------------------------
 
-    def _results(self, futures: list[Any]) -> list[Any]:
-        return self._client.gather(futures)
-
     def _guarded(self, action: Callable[[], _T]) -> _T:
         """Do it; if something is lost on the way, recover and do what then comes next."""
         while True:
@@ -327,13 +339,13 @@ class Training:
                 if not self._is_loss(error):
                     raise
                 self._recover(error)
-            if self.position != position and action != self._one_round:
+            if self.position != position and action != self._rest_of_epoch:
                 self._catch_up(position)
 
     def _catch_up(self, position: tuple[int, int]) -> None:
         """Repeat the rounds that a recovery has lost."""
         while self.position < position:
-            self.run_round()
+            self.run_epoch()
 
     def _is_loss(self, error: BaseException) -> bool:
         from concurrent.futures import CancelledError as FutureCancelled
