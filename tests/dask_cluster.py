@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fmfast.dask import rounds, worker
 
@@ -20,7 +21,7 @@ def cluster_of(n_workers):
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=50,
         ) as cluster,
         Client(cluster) as client,
@@ -28,8 +29,11 @@ def cluster_of(n_workers):
         yield client
 
 
-def die_in(function_name, on_call=1):
-    """Run on a worker: its process kills itself in the given call of a function, when the work is done."""
+def die_in(function_name, on_call, path):
+    """Run on workers: the first process in its given call of a function kills itself, when the work is done.
+
+    Only the one that makes the file does.
+    """
     module = rounds if hasattr(rounds, function_name) and function_name == "merge_slices" else worker
     original = getattr(module, function_name)
     calls = [0]
@@ -38,7 +42,8 @@ def die_in(function_name, on_call=1):
         found = original(*arguments)
         calls[0] += 1
         if calls[0] == on_call:
-            os.kill(os.getpid(), signal.SIGKILL)
+            with suppress(FileExistsError), open(path, "x"):
+                os.kill(os.getpid(), signal.SIGKILL)
         return found
 
     dying.__name__ = function_name
@@ -63,6 +68,7 @@ def slots(client):
 
 
 def _n_slots():
+    gc.collect()  # an error of a task that was lost may be part of a cycle
     return len(worker._SLOTS)
 
 

@@ -39,6 +39,7 @@ from fmfast.dask.worker import (
 MAX_SLICES = 8
 FAN_IN = 4
 MAX_RECOVERIES = 20  # in a row, without a round in between
+_GLANCE = 2.0  # seconds between two looks at who is there
 PATIENCE = 120.0  # seconds to wait for a worker, if there is none
 
 _T = TypeVar("_T")
@@ -203,7 +204,7 @@ class Training:
         n = self._n_rounds[epoch]
         futures = {(epoch, i): self._submit_round(groups, epoch, i, n) for i in range(self.position[1], n)}
         try:
-            self._client.gather([future for of_round in futures.values() for future in of_round])
+            self._gathered([future for of_round in futures.values() for future in of_round], list(groups))
         finally:
             for place, of_round in futures.items():
                 if all(future.status == "finished" for future in of_round):
@@ -284,7 +285,7 @@ class Training:
             submit(worker, evaluate, [validation[number] for number in numbers], shell, with_scores)
             for worker, numbers in of_worker.items()
         ]
-        results = self._client.gather(futures)
+        results = self._gathered(futures, workers)
         self._settled(workers)
         return [pair for result in results for pair in result]
 
@@ -298,17 +299,13 @@ class Training:
         return self._guarded(self._snapshot)
 
     def _snapshot(self) -> list[Any]:
-        from distributed import wait
-
         worker = next(iter(self._groups()))
         submit = self._on_tables([worker])
         stretches = [submit(worker, stretch_of, (i, MAX_SLICES)) for i in range(MAX_SLICES)]
-        wait(stretches)
+        self._await(stretches, [worker])
         for stretch in stretches:
             if stretch.status == "error":
                 raise stretch.exception()
-            if stretch.status != "finished":
-                raise Lost
         if len(self._workers()) > 1:
             self._client.replicate(stretches, n=2)
         return stretches
@@ -328,6 +325,26 @@ class Training:
         return self._parts
 
     # -- what goes wrong ---------------------------------------------------------------------------
+
+    def _await(self, futures: list[Any], workers: Sequence[str]) -> None:
+        """Wait for tasks that were meant for these workers.
+
+        Dask runs a task elsewhere if the worker it was meant for dies; but if no worker is left just then, it
+        waits for one of the old ones, whoever joins.
+        """
+        from distributed import wait
+
+        while True:
+            try:
+                wait(futures, timeout=_GLANCE)
+                return
+            except TimeoutError:
+                if not set(workers) & set(self._client.nthreads()):
+                    raise Lost("all workers that had a part are gone") from None
+
+    def _gathered(self, futures: list[Any], workers: Sequence[str]) -> list[Any]:
+        self._await(futures, workers)
+        return self._client.gather(futures)
 
     def _guarded(self, action: Callable[[], _T]) -> _T:
         """Do it; if something is lost on the way, recover and do what then comes next."""
