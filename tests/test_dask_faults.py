@@ -96,14 +96,21 @@ def test_a_worker_is_killed(client, function, on_call, tmp_path):
 
 def test_no_update_is_added_twice(client, monkeypatch, tmp_path):
     """A worker is killed in the second of four rounds: the outcome is that of the rounds, each once."""
-    groups_of = {}  # the last that were submitted for a round are those that led to the outcome
-    submit = Training._submit_round
+    chain, ends = {}, []  # for each state the one before it, and what led to it
+    submit, leave = Training._submit_round, Training.__exit__
 
     def submitting(self, groups, epoch, i, n):
-        groups_of[i] = groups
-        return submit(self, groups, epoch, i, n)
+        before = self._state.name
+        reports = submit(self, groups, epoch, i, n)
+        chain[self._state.name] = before, list(groups.values()), i
+        return reports
+
+    def leaving(self, *exception):
+        ends.append(self._state.name)
+        leave(self, *exception)
 
     monkeypatch.setattr(Training, "_submit_round", submitting)
+    monkeypatch.setattr(Training, "__exit__", leaving)
     client.run(die_in, "local_changes", 2, str(tmp_path / "died"))
     fm = DaskFMRegressor(client=client, merges_per_epoch=4, **SETTINGS | {"max_iter": 1}).fit(parts())
     assert (tmp_path / "died").exists()
@@ -120,8 +127,13 @@ def test_no_update_is_added_twice(client, monkeypatch, tmp_path):
         for i in range(4)
     ]
     counts = np.zeros(X.shape[1], np.uint32)
-    for turn in range(4):
-        workers = [[shards[i] for i in numbers] for numbers in groups_of[turn].values()]
+    rounds, state = [], ends[0]
+    while state != "start":
+        state, *groups_and_turn = chain[state]
+        rounds.insert(0, groups_and_turn)
+    assert [turn for _, turn in rounds] == [0, 1, 2, 3]
+    for groups, turn in rounds:
+        workers = [[shards[i] for i in numbers] for numbers in groups]
         if len(workers) == 1:
             train_share(table, solver, workers[0], 0, (turn, 4))
             continue
@@ -130,15 +142,17 @@ def test_no_update_is_added_twice(client, monkeypatch, tmp_path):
     np.testing.assert_allclose(fm.model_.table.rows, table.rows, rtol=1e-4, atol=1e-6)
 
 
-def test_all_workers_are_killed_and_the_fit_starts_anew(client, seen):
-    killed = []
+def test_all_workers_are_killed_and_the_fit_starts_anew():
+    with cluster_of(2) as client:
+        killed = []
 
-    def kill_once(record):
-        if record["epoch"] == 2 and not killed:
-            killed.append(True)
-            kill_all(client)
+        def kill_once(record):
+            if record["epoch"] == 2 and not killed:
+                killed.append(True)
+                kill_all(client)
+                client.cluster.scale(3)  # a nanny does not always bring back the worker it has lost
 
-    fm = DaskFMRegressor(client=client, callbacks=[kill_once], **SETTINGS).fit(parts())
+        fm = DaskFMRegressor(client=client, callbacks=[kill_once], **SETTINGS).fit(parts())
     assert_undisturbed(fm)
 
 

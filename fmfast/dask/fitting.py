@@ -319,7 +319,6 @@ class Fit:
     ) -> tuple[list[dict[str, Any]], list[Any] | None]:
         """The history, and the best table, if that is not the last one."""
         machine, state = self._machine, self._state
-        first = state.n_epochs
         scoring = None if isinstance(machine.scoring, str) else machine.scoring
         history: list[dict[str, Any]] = []
         best: tuple[int, float, list[Any]] | None = None  # epoch, score, table
@@ -328,9 +327,6 @@ class Fit:
             epoch = training.run_epoch()  # from 1
             if not np.isfinite(training.loss_of(epoch - 1)):
                 raise diverged(epoch)
-            history = history[: epoch - first - 1]  # shorter, if a loss has thrown the fit back
-            if best is not None and best[0] >= epoch:
-                best = None
             record: dict[str, Any] = {
                 "epoch": epoch,
                 "loss": reported_loss(shell, training.loss_of(epoch - 1) / total_weight),

@@ -109,6 +109,7 @@ class Training:
         self._n_rounds: dict[int, int] = {}  # of each epoch
         self._state = State("start")
         self._updates: list[Any] = []
+        self._after: Any = None
         self._has_table: set[str] = set()
         self.position = (first_epoch, 0)
         self.reports: dict[tuple[int, int], list[Report]] = {}
@@ -119,7 +120,7 @@ class Training:
 
     def __exit__(self, *exception: object) -> None:
         # Workers let go of the tables; nobody waits for a step that still runs.
-        self._holders, self._updates, self._parts, self._start = {}, [], [], None
+        self._holders, self._updates, self._parts, self._start, self._after = {}, [], [], None, None
 
     # -- who does what ---------------------------------------------------------------------------
 
@@ -191,9 +192,19 @@ class Training:
     # -- rounds ----------------------------------------------------------------------------------
 
     def run_epoch(self) -> int:
-        """The rounds up to the end of an epoch, some again if they were lost; returns the epochs so far."""
-        self._guarded(self._rest_of_epoch)
+        """The rounds up to the end of an epoch; returns how many epochs there were."""
+        self._train_until((self.position[0] + 1, 0))
         return self.position[0]
+
+    def _train_until(self, goal: tuple[int, int]) -> None:
+        """Train up to a position, with the rounds that a loss has thrown back, be it over several epochs."""
+        while self.position < goal:
+            try:
+                self._rest_of_epoch()
+            except BaseException as error:
+                if not self._is_loss(error):
+                    raise
+                self._recover(error)
 
     def _rest_of_epoch(self) -> None:
         """All rounds are on their way before the first is done: no worker waits for the client."""
@@ -218,10 +229,12 @@ class Training:
         turn = Round(f"{epoch}.{i}.{uuid4().hex[:8]}", epoch, (i, n), len(groups) == 1, n_slices)
         submit = self._on_tables(list(groups))
         steps = [
-            submit(worker, step, [self._parts[number] for number in numbers], turn)
+            submit(worker, step, [self._parts[number] for number in numbers], turn, self._after)
             for worker, numbers in groups.items()
         ]
-        updates = []
+        updates: list[Any] = []
+        # A single worker hands on nothing but its turn: without it, Dask might take a later round first.
+        self._after = steps[0] if turn.alone else None
         if not turn.alone:
             workers = list(groups)
             for s in range(n_slices):
@@ -347,22 +360,16 @@ class Training:
         return self._client.gather(futures)
 
     def _guarded(self, action: Callable[[], _T]) -> _T:
-        """Do it; if something is lost on the way, recover and do what then comes next."""
+        """Do something at the present position; if something is lost on the way, get there again first."""
+        position = self.position
         while True:
-            position = self.position
             try:
                 return action()
             except BaseException as error:
                 if not self._is_loss(error):
                     raise
                 self._recover(error)
-            if self.position != position and action != self._rest_of_epoch:
-                self._catch_up(position)
-
-    def _catch_up(self, position: tuple[int, int]) -> None:
-        """Repeat the rounds that a recovery has lost."""
-        while self.position < position:
-            self.run_epoch()
+            self._train_until(position)
 
     def _is_loss(self, error: BaseException) -> bool:
         from concurrent.futures import CancelledError as FutureCancelled
@@ -407,7 +414,7 @@ class Training:
                     best, has_table = name, set()
                 if worker in workers:
                     has_table.add(worker)
-        self._state, self._updates = State(best), []
+        self._state, self._updates, self._after = State(best), [], None
         self._has_table = has_table
         self.position = self._names[best]
 

@@ -387,8 +387,12 @@ def step(
     stretches: Sequence[Stretch],
     prepared: Sequence[Prepared],
     turn: Round,
+    after: Any = None,
 ) -> tuple[Any, ...]:
-    """A worker's part in a round: (Report, slice 0 of its changes, slice 1, ...)."""
+    """A worker's part in a round: (Report, slice 0 of its changes, slice 1, ...).
+
+    `after` is what must have been done before.
+    """
     slot = holder.slot
     shards = [part.shard for part in prepared if part.shard is not None]
     with slot.lock:
