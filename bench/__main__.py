@@ -40,8 +40,9 @@ SECTIONS = (
     "levels",
     "steps",
     "retrieval",
+    "dask",
 )
-ON_ALL_CORES = ("threads", "column_wise")  # the others run on one
+ON_ALL_CORES = ("threads", "column_wise", "dask")  # the others run on one
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
