@@ -6,8 +6,8 @@ for three rules of merging, and for more and fewer merges. (W2 is fitted in one 
 machine overfits, and whatever learns more slowly has the lower test loss. The first epoch is the one to look
 at.)
 
-Time: a LocalCluster of two processes with one thread each against the local estimator with two threads, in turns.
-What a larger cluster is to be expected to take is computed: see `epoch_seconds`.
+Time: a LocalCluster of two processes with one thread each against the local estimator with two threads, in
+turns. What a larger cluster is to be expected to take is computed: see `epoch_seconds`.
 """
 
 from __future__ import annotations
@@ -314,10 +314,9 @@ def run(settings: Settings) -> Section:
         ],
         targets=targets,
         notes=[
-            f"one machine: test log loss {one_machine[0]:.5f} after one epoch of W2, {one_machine[1]:.5f} after "
-            "two",
-            f"expected: workers of {THREADS} threads, {NNZ_PER_ROW} nonzeros per row, columns like those of W2; "
-            "two merges per epoch; see bench/dask.py for the model",
+            "one machine: test log loss {:.5f} after one epoch, {:.5f} after two".format(*one_machine),
+            f"expected: workers of {THREADS} threads, {NNZ_PER_ROW} nonzeros per row, columns like those of "
+            "W2; two merges per epoch; see bench/dask.py for the model",
         ],
     )
 

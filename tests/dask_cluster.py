@@ -72,7 +72,7 @@ def _n_slots():
     return len(worker._SLOTS)
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

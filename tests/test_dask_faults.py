@@ -71,9 +71,7 @@ def parts():
 def assert_undisturbed(fm):
     """All epochs, once each, and as good as local training: what several workers do differs a little."""
     assert [record["epoch"] for record in fm.history_] == list(range(1, N_EPOCHS + 1))
-    local = FMRegressor(**SETTINGS).fit(X, y)
-    assert fm.score(X, y) > local.score(X, y) - 0.08
-    assert fm.history_[-1]["loss"] < 1.5 * local.history_[-1]["loss"]
+    assert fm.score(X, y) > FMRegressor(**SETTINGS).fit(X, y).score(X, y) - 0.05
 
 
 @pytest.mark.parametrize(("function", "on_call"), [
