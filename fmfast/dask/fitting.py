@@ -325,7 +325,7 @@ class Fit:
         started = time.perf_counter()
         while True:
             epoch = training.run_epoch()  # from 1
-            if not np.isfinite(training.loss_of(epoch - 1)):
+            if np.isinf(training.loss_of(epoch - 1)):
                 raise diverged(epoch)
             record: dict[str, Any] = {
                 "epoch": epoch,

@@ -12,6 +12,7 @@ left, the fit starts anew. Workers that have joined are workers without a table.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -103,9 +104,8 @@ class Training:
         self._parts = list(prepared)
         self._holders: dict[str, Any] = {}  # by worker
         self._home: dict[int, str] = {}  # the worker of each part
-        self._names: dict[str, tuple[int, int]] = {
-            "start": (first_epoch, 0)
-        }  # of states: the round that comes next
+        # Of each state that a table may be in, the epoch and round that come next.
+        self._names: dict[str, tuple[int, int]] = {"start": (first_epoch, 0)}
         self._n_rounds: dict[int, int] = {}  # of each epoch
         self._state = State("start")
         self._updates: list[Any] = []
@@ -268,10 +268,12 @@ class Training:
         """Sum of weight * loss over all rounds of an epoch; infinite if training diverged.
 
         What was said of a round may be lost with a worker, though its outcome is not: such rounds count
-        like the others.
+        like the others. NaN if nothing is left of any.
         """
         n = self._n_rounds[epoch]
         known = [self.reports[epoch, i] for i in range(n) if (epoch, i) in self.reports]
+        if not known:
+            return math.nan
         return sum(report.loss for reports in known for report in reports) * (n / len(known))
 
     # -- between epochs --------------------------------------------------------------------------
@@ -324,13 +326,27 @@ class Training:
         return stretches
 
     def fetched(self, stretches: list[Any] | None) -> Iterator[Stretch]:
-        """The stretches of a snapshot, of the present table if it is None, one after the other."""
-        futures = self.snapshot() if stretches is None else stretches
-        for future in futures:
+        """The stretches of a snapshot, of the present table if it is None; some twice, if workers are lost."""
+        while True:
             try:
-                yield self._client.gather(future, direct=True)
-            except (OSError, TimeoutError):  # the workers cannot be reached from here
-                yield self._client.gather(future, direct=False)
+                for future in self.snapshot() if stretches is None else stretches:
+                    yield self._fetch(future)
+                return
+            except BaseException as error:
+                if not self._is_loss(error):
+                    raise
+                if stretches is not None:
+                    raise RuntimeError(
+                        "The parameters of the best epoch were lost with all workers that had them, expected "
+                        "one to stay; fit again."
+                    ) from error
+
+    def _fetch(self, future: Any) -> Stretch:
+        """Straight from a worker, if it can be reached from here."""
+        try:
+            return self._client.gather(future, direct=True)
+        except (OSError, TimeoutError):
+            return self._client.gather(future, direct=False)
 
     @property
     def parts(self) -> list[Any]:
