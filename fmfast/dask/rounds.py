@@ -326,7 +326,7 @@ class Training:
         return stretches
 
     def fetched(self, stretches: list[Any] | None) -> Iterator[Stretch]:
-        """The stretches of a snapshot, of the present table if it is None; some twice, if workers are lost."""
+        """Those of a snapshot, of the present table if it is None; some twice, if workers are lost."""
         while True:
             try:
                 for future in self.snapshot() if stretches is None else stretches:
