@@ -41,8 +41,9 @@ SECTIONS = (
     "steps",
     "retrieval",
     "ranking",
+    "dask",
 )
-ON_ALL_CORES = ("threads", "column_wise")  # the others run on one
+ON_ALL_CORES = ("threads", "column_wise", "dask")  # the others run on one
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

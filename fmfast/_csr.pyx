@@ -5,7 +5,7 @@ Pure reading: nothing here changes its arguments. What a finding means to the us
 `validation`, the only caller.
 """
 from libc.math cimport fabs
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 ctypedef fused value_t:
     float
@@ -93,3 +93,27 @@ def inspect_values(const value_t[::1] data, double limit):
                 break
             start = stop
     return position, ones == n
+
+
+def count_columns(
+    const index_t[::1] indices,     # IN     (nnz,)
+    const int64_t[::1] indptr,      # IN     (n_samples + 1,)
+    const int64_t[::1] runs,        # IN     first row of each run
+    Py_ssize_t run_length,
+    uint32_t[::1] counts,           # INOUT  (n_features,)
+    int64_t[::1] found,             # OUT    (n_found,) columns whose count was 0 before
+):
+    """Count the columns of the rows of some runs (fewer rows at the end of X); returns n_found."""
+    cdef Py_ssize_t r, p, start, stop, n_found = 0, n_samples = indptr.shape[0] - 1
+    cdef Py_ssize_t column
+    with nogil:
+        for r in range(runs.shape[0]):
+            start = runs[r]
+            stop = min(start + run_length, n_samples)
+            for p in range(indptr[start], indptr[stop]):
+                column = indices[p]
+                if counts[column] == 0:
+                    found[n_found] = column
+                    n_found += 1
+                counts[column] += 1
+    return n_found

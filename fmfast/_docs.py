@@ -148,6 +148,70 @@ NotFittedError
     Before `fit`.
 ValueError, TypeError
     For rows that cannot be used, or do not fit the model."""
+_DASK_PARAMETERS = _PARAMETERS.replace(
+    """
+Attributes
+""",
+    """client : distributed.Client or None, default=None
+    Of the cluster. None: the one that is current, as `distributed.get_client()` has it.
+merges_per_epoch : int or None, default=None
+    How often in an epoch the workers average what they have learned; more often is closer to one machine, and
+    costs more time on the network. None: 2 times the number of workers in the first epoch (4 at least, 32 at
+    most), then half as often in each epoch (2 times at least). A single worker has nothing to average.
+
+Notes
+-----
+n_jobs=None means all threads that a worker has. solver="als", an encoder for X in parts, `Checkpoint` and
+`resume_from` are not available.
+
+Attributes
+""",
+)
+
+_DASK_FIT = """Train on parts of data that lie on the workers, or on rows that are here.
+
+Parameters
+----------
+X
+    One of
+
+    - a Dask array whose blocks are scipy CSR (or dense), with all columns in each block; a Dask DataFrame of
+      numbers;
+    - a list of Delayed or futures, one for each part: of X, or of tuples (X, y) or (X, y, sample_weight),
+    with
+      y=None;
+    - the path of a data set on disk (.fmd), or a list of them, which every worker can read, with y=None;
+    - rows that are here, whatever the local estimator takes: they become one part.
+y
+    Dask array or Series, or a list of Delayed, in the same parts as X; or an array, if X is an array of known
+    size.
+sample_weight
+    None, or like y.
+eval_set : tuple (X, y) or None
+    Validation data, scored after every epoch on the workers; X and y as above.
+resume_from : None
+    For the local estimators only.
+
+Returns
+-------
+self
+
+Raises
+------
+ValueError, TypeError
+    For settings or data that cannot be used, with the part in which they stand; the estimator stays as it
+    was.
+RuntimeError
+    If Dask cannot compute a part, or workers die of the same task again and again.
+ConnectionError
+    If the client loses its connection to the scheduler.
+DivergenceError
+    If scores or parameters stop being finite.
+
+Notes
+-----
+Workers may be lost, and others may join, while it trains. Parts stay on their workers, unless some have
+more than their share. No table passes through the scheduler."""
 
 _BAYESIAN_PARAMETERS = """\
 Parameters
@@ -246,6 +310,8 @@ _PARTS = {
     "partial_fit": _PARTIAL_FIT,
     "partial_fit_end": _PARTIAL_FIT_END,
     "raises_of_predict": _RAISES_OF_PREDICT,
+    "dask_parameters": _DASK_PARAMETERS,
+    "dask_fit": _DASK_FIT,
     "bayesian_parameters": _BAYESIAN_PARAMETERS,
     "bayesian_fit": _BAYESIAN_FIT,
     "bayesian_fit_end": _BAYESIAN_FIT_END,

@@ -118,7 +118,7 @@ class Machine(Learner, ABC):
             meaning = {name: getattr(self.model_, name) for name in ("classes", "feature_names", "encoder")}
         else:
             meaning = {"feature_names": names, "encoder": encoder, **self._meaning(target, weight, classes)}
-        return _examples(rows, target, weight, meaning), meaning
+        return examples_of(rows, target, weight, meaning), meaning
 
     def _encoded(self, X: Any, continues: bool) -> tuple[Any, FeatureEncoder | None]:
         """The rows of a table, if an encoder makes them, and that encoder, fitted."""
@@ -156,7 +156,7 @@ class Machine(Learner, ABC):
         rows = self._check_X(X, name)
         check.check_n_features(rows, n_features, type(self).__name__, name)
         target = self._target(y, rows.n_samples, target_name)
-        return _examples(rows, target, np.empty(0), meaning, target_name)
+        return examples_of(rows, target, np.empty(0), meaning, target_name)
 
     def _check_X(self, X: Any, name: str = "X") -> check.SparseRows:
         return check.check_X(X, dtype=np.dtype(self.dtype), name=name)
@@ -258,7 +258,7 @@ class Machine(Learner, ABC):
         return rows
 
 
-def _examples(
+def examples_of(
     rows: check.SparseRows,
     target: NDArray[Any],
     weight: NDArray[Any],

@@ -12,7 +12,7 @@ presents everything in the units of the target:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -181,22 +181,44 @@ def score_table(table: ParameterTable, rows: SparseRows, n_threads: int = 1) -> 
 
 def scale_and_offset(target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
     """Weighted standard deviation (1 if the target is constant) and mean of a regression target."""
-    arrays = (target, weight) if len(weight) else (target,)
-    # Divided by the largest value first, so that squares of huge targets stay finite.
-    largest = max(float(np.abs(target[part]).max()) for part in pieces(target))
+    largest = largest_of(target)
     if largest == 0.0:
         return 1.0, 0.0
+    mean = mean_of([moments(target, weight, largest)])
+    return scale_of(mean_of([moments(target, weight, largest, mean)]), mean, largest)
 
-    def mean_of(of: Callable[[NDArray[Any]], NDArray[Any]]) -> float:
-        total = sum_of_weights = 0.0
-        for part in pieces(*arrays):
-            values = of(target[part] / largest)
-            total += float((values * weight[part] if len(weight) else values).sum())
-            sum_of_weights += float(weight[part].sum()) if len(weight) else len(values)
-        return total / sum_of_weights
 
-    mean = mean_of(lambda values: values)
-    deviation = float(np.sqrt(mean_of(lambda values: (values - mean) ** 2)))
+# The steps of the above, so that others can take them over a target that lies in several places.
+
+
+def largest_of(target: NDArray[np.float64]) -> float:
+    """The largest |target|."""
+    return max(float(np.abs(target[part]).max()) for part in pieces(target))
+
+
+def moments(
+    target: NDArray[np.float64], weight: NDArray[np.float64], largest: float, mean: float | None = None
+) -> tuple[float, float]:
+    """Sums of weight * t and of weight, t = target / largest; with a mean, (target / largest - mean)^2."""
+    # Divided by the largest value first, so that squares of huge targets stay finite.
+    total = sum_of_weights = 0.0
+    for part in pieces(target, weight) if len(weight) else pieces(target):
+        values = target[part] / largest
+        if mean is not None:
+            values = (values - mean) ** 2
+        total += float((values * weight[part] if len(weight) else values).sum())
+        sum_of_weights += float(weight[part].sum()) if len(weight) else len(values)
+    return total, sum_of_weights
+
+
+def mean_of(sums: Sequence[tuple[float, float]]) -> float:
+    """The mean from the `moments` of all places."""
+    return sum(total for total, _ in sums) / sum(weight for _, weight in sums)
+
+
+def scale_of(variance: float, mean: float, largest: float) -> tuple[float, float]:
+    """Scale and offset from variance and mean of target / largest."""
+    deviation = float(np.sqrt(variance))
     # What rounding makes of a constant target is not a scale, and nothing can be divided by a denormal one.
     scale = deviation * largest
     is_scale = deviation > 1e-12 * abs(mean) and scale >= np.finfo(np.float64).tiny

@@ -220,6 +220,8 @@ CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "popularity_power": _AT_LEAST_0,
     "metric": (_is_one_of("ndcg", "recall"), '"ndcg" or "recall"'),
     "k": _COUNT,
+    # of DaskFMRegressor and DaskFMClassifier
+    "merges_per_epoch": (lambda v: v is None or (_is_integer(v) and v >= 1), "None or an integer >= 1"),
     # of FeatureEncoder
     "categorical": _NAMES,
     "multi_valued": _NAMES,

@@ -350,7 +350,7 @@ class FMRanker(RankedLists):
 
         def diverged() -> DivergenceError:
             largest = max(contexts.largest_value(), items.largest_value())
-            return divergence(solver.name, solver.advice, largest, training.n_epochs)
+            return divergence(solver, largest, training.n_epochs)
 
         def validate() -> float | None:
             if wanted is None:

@@ -20,7 +20,7 @@ from fmfast.interruption import uninterrupted
 from fmfast.model import FMModel, TrainingState, logistic_loss, sigmoid
 from fmfast.paging import pieces
 from fmfast.posterior import Posterior
-from fmfast.solvers import Run, Solver
+from fmfast.solvers import Advising, Run, Solver
 from fmfast.table import ParameterTable, TableBackup
 from fmfast.validation import SparseRows
 
@@ -159,7 +159,7 @@ def train(
     assert training is not None
 
     def diverged() -> DivergenceError:
-        return divergence(solver.name, solver.advice, examples.rows.largest_value(), training.n_epochs)
+        return divergence(solver, examples.rows.largest_value(), training.n_epochs)
 
     def validate() -> float | None:
         if validation is None:
@@ -175,7 +175,7 @@ def train(
         training,
         lambda: solver.begin(model.table, examples.rows, targets, examples.weight, training.seed, n_threads),
         examples.rows.present_features,
-        reported_loss=lambda loss: _reported_loss(model, loss / examples.total_weight),
+        reported_loss=lambda loss: reported_loss(model, loss / examples.total_weight),
         validate=validate,
         diverged=diverged,
         stopping=stopping,
@@ -349,7 +349,7 @@ def solver_targets(model: FMModel | Posterior, target: NDArray[np.float64]) -> I
             yield (target == code).astype(np.float64)
 
 
-def _reported_loss(model: FMModel, mean_loss: float) -> float:
+def reported_loss(model: FMModel, mean_loss: float) -> float:
     """Mean squared error in the units of the target, or log loss (summed over the classes)."""
     if model.task == "regression":
         return 2.0 * mean_loss * model.scale * model.scale
@@ -408,8 +408,9 @@ def progress_line(record: dict[str, Any]) -> str:
     return line + f"  {record['seconds']:.3g} s"
 
 
-def divergence(solver: str, advice: str, largest: float, epoch: int) -> DivergenceError:
+def divergence(solver: Advising, largest_x: float, epoch: int) -> DivergenceError:
     return DivergenceError(
-        f"Training with solver {solver!r} diverged in epoch {epoch} (the largest |x| is {largest:g}): scores "
-        f"or parameters are no longer finite, and nothing was changed; {advice}."
+        f"Training with solver {solver.name!r} diverged in epoch {epoch} (the largest |x| is "
+        f"{largest_x:g}): scores or parameters are no longer finite, and nothing was changed; "
+        f"{solver.advice}."
     )

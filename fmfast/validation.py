@@ -64,11 +64,15 @@ class SparseRows:
 
     def mean_row_norm(self, power: int, weight: NDArray[np.float64] = _NO_WEIGHT) -> float:
         """Mean over the rows of sum_j |x_ij|^power; weighted, if there are weights."""
+        sum_of_weights = sum(float(weight[part].sum()) for part in pieces(weight))
+        return self.total_row_norm(power, weight) / (sum_of_weights if len(weight) else self.n_samples)
+
+    def total_row_norm(self, power: int, weight: NDArray[np.float64] = _NO_WEIGHT) -> float:
+        """The sum of which `mean_row_norm` is the mean."""
         weighted = len(weight) > 0
         if not (weighted or len(self.data)):
-            return self.nnz / self.n_samples
+            return float(self.nnz)
         total = 0.0
-        sum_of_weights = sum(float(weight[part].sum()) for part in pieces(weight))
         with np.errstate(over="ignore"):
             step = 1 << 16
             if is_mapped(self.indices):  # long rows are the reason to map them
@@ -82,7 +86,7 @@ class SparseRows:
                     norms *= np.repeat(weight[start : start + part.n_samples], np.diff(part.indptr))
                 total += float(norms.sum())
                 self.pages.let_go(start, start + part.n_samples)
-        return total / (sum_of_weights if weighted else self.n_samples)
+        return total
 
     def present_features(self) -> NDArray[np.intp]:
         """The columns that hold at least one value, ascending."""
@@ -90,6 +94,14 @@ class SparseRows:
         for part in pieces(self.indices):
             present[self.indices[part]] = True
         return np.flatnonzero(present)
+
+    def count_features(
+        self, runs: NDArray[np.int64], run_length: int, counts: NDArray[np.uint32]
+    ) -> NDArray[np.int64]:
+        """Count, in place, the features of the rows of some runs; those that had no count yet, ascending."""
+        found = np.empty(min(self.n_features, self.nnz), dtype=np.int64)
+        n_found = _csr.count_columns(self.indices, self.indptr, runs, run_length, counts, found)
+        return np.sort(found[:n_found])
 
     def part(self, start: int, stop: int) -> SparseRows:
         """Consecutive rows, without a copy of their entries."""
@@ -113,6 +125,13 @@ class SparseRows:
             part.indptr.astype(np.int64, copy=False),
             self.n_features,
         )
+
+
+@dataclass(frozen=True)
+class Named:
+    """What stands for an X of which nothing is at hand but the names of its columns."""
+
+    columns: NDArray[Any] | None
 
 
 def feature_names_of(X: Any) -> NDArray[Any] | None:

@@ -69,6 +69,7 @@ LAYERS = [
     "solvers.gibbs",
     "solvers",
     "interactions",
+    "averaging",
     "posterior",
     "training",
     "sampling",
@@ -91,6 +92,13 @@ LAYERS = [
     "plot",
     "__init__",
     # what is built on it
+    "dask.parts",
+    "dask.worker",
+    "dask.rounds",
+    "dask.fitting",
+    "dask.prediction",
+    "dask.estimators",
+    "dask",
     "datasets",
     "numpy_baseline",
     "demo",
@@ -116,6 +124,12 @@ OPTIONAL = {
     "_streams": {"compression", "zstandard"},
     "cli.data": {"pyarrow"},
     "cli.progress": {"tqdm"},
+    "dask.estimators": {"dask", "distributed"},
+    "dask.fitting": {"distributed"},
+    "dask.parts": {"dask", "distributed"},
+    "dask.prediction": {"dask"},
+    "dask.rounds": {"distributed"},
+    "dask.worker": {"distributed"},
     "demo": {"matplotlib"},
     "plot": {"matplotlib"},
 }
@@ -226,7 +240,7 @@ BLOCK = """if True:
 
     class Blocker:
         def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in ("sklearn", "pandas", "matplotlib", "joblib", "Cython"):
+            if name.partition(".")[0] in ("sklearn", "pandas", "matplotlib", "joblib", "Cython", "dask"):
                 raise ImportError(f"{name} is blocked")
 
     sys.meta_path.insert(0, Blocker())
@@ -257,7 +271,7 @@ USE = """
             warnings.simplefilter("always")
             fm.fit(X, np.reshape(target, (-1, 1)))
         assert [type(warning.message) for warning in caught] == [fmfast.DataConversionWarning]
-    foreign = {name.partition(".")[0] for name in sys.modules} & {"sklearn", "pandas", "matplotlib"}
+    foreign = {name.partition(".")[0] for name in sys.modules} & {"sklearn", "pandas", "matplotlib", "dask"}
     assert not foreign, foreign
     print("done")
 """

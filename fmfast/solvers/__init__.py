@@ -40,8 +40,8 @@ class Run(Protocol):
         """Whether the scores that the last epoch left are finite."""
 
 
-class Solver(Protocol):
-    """A solver with its settings."""
+class Advising(Protocol):
+    """What an error has to say of a solver."""
 
     @property
     def name(self) -> str: ...
@@ -49,6 +49,10 @@ class Solver(Protocol):
     @property
     def advice(self) -> str:
         """What may help if training diverges."""
+
+
+class Solver(Advising, Protocol):
+    """A solver with its settings."""
 
     def new_table(
         self, n_outputs: int, n_features: int, n_factors: int, dtype: np.dtype, init_std: float, seed: int
@@ -69,4 +73,4 @@ class Solver(Protocol):
 
 SOLVERS: dict[str, Any] = {kind.name: kind for kind in (*STOCHASTIC_SOLVERS, AlsKind())}
 
-__all__ = ["SOLVERS", "Run", "Solver"]
+__all__ = ["SOLVERS", "Advising", "Run", "Solver"]

@@ -296,26 +296,49 @@ class StochasticRun:
     def run_epoch(self, epoch: int) -> float:
         """Visit all samples once for every output; returns the sum of weight * loss."""
         loss_sum = 0.0
-        for window in self._visit(epoch):
-            self._last_run = window.last
-            loss_sum += sum(
-                self._solver.run_epoch(
-                    self._table, output, window.rows, target, window.sample_weight,
-                    window.runs, self._run_length, epoch, self._threads,
-                )
-                for output, target in enumerate(window.targets)
-            )  # fmt: skip
+        for window in self.windows(epoch):
+            loss_sum += self.visit(window, epoch)
             if not np.isfinite(loss_sum):
                 break
         return loss_sum
 
-    def _visit(self, epoch: int) -> Iterator[Window]:
-        """What an epoch visits: all rows at once, if there is memory for them."""
+    @property
+    def is_windowed(self) -> bool:
+        """Whether the rows are too large for memory, and read window by window."""
+        return self._windows is not None
+
+    def windows(self, epoch: int, share: tuple[int, int] = (0, 1)) -> Iterator[Window]:
+        """What an epoch visits: all rows at once, if there is memory for them.
+
+        With `share` (i, n) only the i-th of n parts of it; one after the other, they are the epoch.
+        """
+        i, n = share
         if self._windows is not None:
-            return self._windows.epoch(self._seed, epoch)
+            yield from self._windows.epoch(self._seed, epoch, share)
+            return
         rows = self._rows
         runs, _ = visiting_order(rows.n_samples, rows.nnz, self._seed, epoch)
-        return iter([Window(rows, self._targets, self._sample_weight, runs, int(runs[-1]))])
+        # Cut between two times `N_LANES` runs, whose rows are interleaved: the order stays what it was.
+        n_lanes = -(-len(runs) // N_LANES)
+        runs = runs[n_lanes * i // n * N_LANES : n_lanes * (i + 1) // n * N_LANES]
+        if len(runs):
+            yield Window(rows, self._targets, self._sample_weight, runs, int(runs[-1]))
+
+    def visit(self, window: Window, epoch: int) -> float:
+        """Train on one of the `windows`; returns the sum of weight * loss."""
+        self._last_run = window.last
+        return sum(
+            self._solver.run_epoch(
+                self._table, output, window.rows, target, window.sample_weight,
+                window.runs, self._run_length, epoch, self._threads,
+            )
+            for output, target in enumerate(window.targets)
+        )  # fmt: skip
+
+    @property
+    def run_length(self) -> int:
+        """Consecutive rows that are visited together."""
+        return self._run_length
 
     def remembered(self) -> dict[str, NDArray[Any]]:
         """Nothing: the order of the samples is a function of the epoch."""

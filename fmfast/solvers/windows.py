@@ -78,16 +78,21 @@ class Windows:
         self._entries = [(a, np.empty(min(n_entries, len(a)), a.dtype)) for a in (rows.data, rows.indices)]
         self._columns = [(a, np.empty(min(n_rows, len(a)), a.dtype)) for a in (*targets, sample_weight)]
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[Window]:
+    def epoch(self, seed: int, epoch: int, share: tuple[int, int] = (0, 1)) -> Iterator[Window]:
         """All rows, window by window; each is overwritten when the next is asked for.
 
-        The order is a function of the arguments, the rows and the memory alone.
+        With `share` (i, n) only the i-th of n parts of the windows. The order is a function of the arguments,
+        the rows and the memory alone.
         """
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
         blocks = rng.permutation(len(self.starts) - 1)
         windows = np.array_split(blocks, -(-len(blocks) // self._blocks_per_window))
         # Each as it lies on the disk; and the last rows of all, which may make a shorter run, come last.
         windows = [np.sort(window) for window in windows]
+        i, n = share
+        windows = windows[len(windows) * i // n : len(windows) * (i + 1) // n]
+        if not windows:
+            return
         self._read_ahead(windows[0])
         for window, following in zip(windows, [*windows[1:], blocks[:0]], strict=True):
             loaded = self._load(window, rng)
