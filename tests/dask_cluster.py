@@ -50,6 +50,12 @@ def die_in(function_name, on_call, path):
     setattr(module, function_name, dying)
 
 
+def all_answer(client, n_workers):
+    """Whether there are so many workers, and none among them that is dead without anybody knowing yet."""
+    found = client.run(os.getpid, on_error="return")
+    return len(found) == n_workers and all(isinstance(pid, int) for pid in found.values())
+
+
 def kill_all(client):
     """SIGKILL the processes of all workers."""
     for pid in client.run(os.getpid).values():

@@ -16,7 +16,7 @@ pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 from dask import delayed  # noqa: E402
-from dask_cluster import cluster_of, die_in, kill_all, slots, spoil_table, wait_until  # noqa: E402
+from dask_cluster import all_answer, cluster_of, die_in, kill_all, slots, spoil_table, wait_until  # noqa: E402
 from distributed import Client  # noqa: E402
 
 from fmfast.dask import DaskFMRegressor  # noqa: E402
@@ -38,9 +38,7 @@ def clusters():
 @pytest.fixture
 def client(clusters):
     stack, clients = clusters
-    try:
-        clients[0].wait_for_workers(2, timeout=10)
-    except TimeoutError:
+    if not wait_until(lambda: all_answer(clients[0], 2), 20.0):
         clients[0] = stack.enter_context(cluster_of(2))
     return clients[0]
 
