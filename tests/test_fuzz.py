@@ -117,7 +117,8 @@ def test_a_process_that_ends_or_hangs_is_a_finding(tmp_path, monkeypatch, kind):
     command += ["--directory", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
-    expected = "the process ended with -11" if kind == "crash" else "still at it after 1 s"
+    # Sanitizers end it in their own way.
+    expected = "the process ended with" if kind == "crash" else "still at it after 1 s"
     assert expected in run.stdout
     found = list(tmp_path.glob("finding-libfm-*.input"))
     assert found
