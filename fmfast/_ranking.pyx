@@ -151,9 +151,9 @@ cdef int32_t draw_again(
     const Negatives* negatives, const Positives* positives, uint64_t* state
 ) noexcept nogil:
     """`draw_negative` after a first one that was a positive."""
-    cdef Py_ssize_t attempt
+    cdef Py_ssize_t _attempt
     cdef int32_t item = 0
-    for attempt in range(1, MAX_ATTEMPTS):
+    for _attempt in range(1, MAX_ATTEMPTS):
         item = draw_item(negatives, state)
         if not is_positive(positives, item):
             return item
@@ -265,7 +265,7 @@ cdef inline void step_items(
     Py_ssize_t item,
     Py_ssize_t negative,
     const floating* s_item,     # IN     (n_factors,) s_c + s_i
-    const floating* s_negative, # IN     (n_factors,) s_c + s_n
+    const floating* s_negative,  # IN    (n_factors,) s_c + s_n
     floating* both,             # OUT    (n_factors,) scratch
     double dloss,               # IN     weight * d loss / d diff
     double weight,
@@ -397,7 +397,8 @@ cdef double train_task(
     cdef floating threshold, other
     cdef int64_t n_draws = 0
     cdef Py_ssize_t n_factors = known_width(width, settings.n_factors)
-    cdef Py_ssize_t n_used = n_factors + 1 + weight_state_size(<AdaGrad*>NULL) + factor_state_size(<AdaGrad*>NULL, n_factors)
+    cdef Py_ssize_t w_state = weight_state_size(<AdaGrad*>NULL)
+    cdef Py_ssize_t n_used = n_factors + 1 + w_state + factor_state_size(<AdaGrad*>NULL, n_factors)
     cdef floating local[N_VECTORS * MAX_LOCAL_FACTORS]
     cdef floating* s_context = local
     cdef floating* s_item
@@ -589,7 +590,7 @@ def train_pairs(
     const int64_t[::1] runs,            # IN     first pair of each run, in the order of the visit
     Py_ssize_t run_length,
     const int64_t[::1] context_start,   # IN     (n_contexts + 1,) rows of the contexts
-    const int64_t[::1] context_address, # IN     places in the table, ascending in each row
+    const int64_t[::1] context_address,  # IN    places in the table, ascending in each row
     const floating[::1] context_x,      # IN
     const int64_t[::1] item_start,      # IN     (n_items + 1,) rows of the items
     const int64_t[::1] item_address,    # IN
