@@ -336,12 +336,20 @@ def _vectors(est: Any, context_X: Any, item_X: Any, what: str) -> Vectors:
 
 
 def vectors_of(model: FMModel, contexts: SparseRows, items: SparseRows) -> Vectors:
-    """Vectors in the dtype of the model, from rows that share no column."""
+    """Vectors in the dtype of the model, from rows that share no column; ValueError if a score overflows."""
     ones = np.ones((contexts.n_samples, 1))
-    of_item = _scores_without_w0(model, items)[:, None]
-    Q = np.hstack([_factor_sums(model, contexts), ones], dtype=model.dtype, casting="same_kind")
-    P = np.hstack([_factor_sums(model, items), of_item], dtype=model.dtype, casting="same_kind")
-    return Vectors(Q, P, model.score(contexts))
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        of_item = _scores_without_w0(model, items)[:, None]
+        Q = np.hstack([_factor_sums(model, contexts), ones], dtype=model.dtype, casting="same_kind")
+        P = np.hstack([_factor_sums(model, items), of_item], dtype=model.dtype, casting="same_kind")
+        found = Vectors(Q, P, model.score(contexts))
+        largest = norms_of(Q).max(initial=0.0) * norms_of(P).max(initial=0.0)
+    if not (np.isfinite(largest) and np.isfinite(found.const).all()):
+        raise ValueError(
+            f"Scores of this {model.dtype} model with these rows overflow, expected finite ones to rank by; "
+            "rescale the rows, or fit anew with a larger reg_V or a smaller learning_rate."
+        )
+    return found
 
 
 def _pairwise_model(est: Any, what: str) -> FMModel:

@@ -18,6 +18,7 @@ from fmfast import (
     BayesianFMRegressor,
     FeatureEncoder,
     FMClassifier,
+    FMRanker,
     FMRegressor,
     ModelFileError,
 )
@@ -27,6 +28,7 @@ from fuzz.targets.libfm import _directory
 
 NAMES = [
     "header.npy", "bias.npy", "w.npy", "V.npy", "state.npy", "groups.npy", "alpha.npy", "mean.npy",
+    "contexts_data.npy", "items_indices.npy", "items_indptr.npy",
     "draw0_V.npy", "draw1_V.npy", "loop_objective.npy", "../w.npy", "/w.npy", "w", "",
 ]  # fmt: skip
 TOKENS = [
@@ -93,7 +95,7 @@ def _mutate_member(name: str, content: bytes, rng: random.Random) -> bytes:
 
 
 def largest_parameter(fm: Any) -> float:
-    """Of all tables; whether all of them are finite is checked as well."""
+    """Of all tables, and of a ranker's rows; whether tables are finite is checked as well."""
     model = fm.model_
     tables = [draw.table for draw in model.draws] if hasattr(model, "draws") else [model.table]
     largest = max(model.scale, abs(model.offset))
@@ -101,32 +103,46 @@ def largest_parameter(fm: Any) -> float:
         for array in (table.rows[:, :, : table.width + 1], table.bias):
             require(np.isfinite(array).all(), "parameters that are not finite")
             largest = max(largest, float(np.abs(array).max()))
+    if isinstance(fm, FMRanker):  # whose scores are of rows in the file
+        largest = max(largest, model.contexts.largest_value(), model.items.largest_value())
     return largest
 
 
 def check_model(fm: Any, path: str) -> str:
     """What must hold for every estimator that was read."""
     kind = type(fm).__name__
-    n_features = fm.n_features_in_
-    X = sp.csr_array(([1.0, 0.5], ([0, 0], [0, n_features - 1])), shape=(2, n_features))
-    X.sum_duplicates()
     largest = largest_parameter(fm)
-    if fm.encoder is None:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # that X has no names
-            prediction = fm.predict(X)
+    has_encoder = fm.model_.encoder is not None
+    if not has_encoder:
+        try:
+            prediction = _prediction(fm)
+        except ValueError as error:
+            require(isinstance(fm, FMRanker) and largest > HUGE, f"a ranker that cannot rank: {error}")
+            return f"accepted {kind} without finite scores"
         require(len(prediction) == 2, "not one prediction per row")
         finite = prediction.dtype.kind not in "f" or np.isfinite(prediction).all()
         require(finite or largest > HUGE, "a prediction that is not finite")
-    if largest < HUGE and fm.encoder is None:  # what was read can be written, and is the same then
+    if largest < HUGE and not has_encoder:  # what was read can be written, and is the same then
         fm.save(path)
         again = fmfast.load(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            predicted_again = again.predict(X)
+        predicted_again = _prediction(again)
         require(np.array_equal(predicted_again, prediction), "other predictions than before it was written")
         require(repr(again.get_params()) == repr(fm.get_params()), "other settings than were written")
-    return f"accepted {kind} {fm.model_.solver if kind[0] == 'F' else ''} {fm.encoder is not None}"
+    return f"accepted {kind} {fm.model_.solver if kind[0] == 'F' else ''} {has_encoder}"
+
+
+def _prediction(fm: Any) -> Any:
+    """Two predictions: of rows, or of the first and the last pair of a ranker."""
+    if isinstance(fm, FMRanker):
+        lists = fm.recommend([0], n=2)
+        require(lists.items.shape == (1, 2), "not the list that was asked for")
+        return fm.predict([0, fm.n_contexts_ - 1], [0, fm.n_items_ - 1])
+    n_features = fm.n_features_in_
+    X = sp.csr_array(([1.0, 0.5], ([0, 0], [0, n_features - 1])), shape=(2, n_features))
+    X.sum_duplicates()
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # that X has no names
+        return fm.predict(X)
 
 
 def _models() -> Any:
@@ -136,6 +152,10 @@ def _models() -> Any:
     settings: dict[str, Any] = {"n_factors": 2, "max_iter": 2, "random_state": 0}
     for solver in ("adagrad", "sgd", "ftrl", "als"):
         yield f"regressor_{solver}", FMRegressor(solver=solver, **settings).fit(X, y)
+    chosen = np.kron(np.eye(2), np.ones((3, 2)))
+    yield "ranker_of_ids", FMRanker(**settings).fit(chosen)
+    known = sp.random_array((6, 3), density=0.7, format="csr", rng=rng)
+    yield "ranker_of_features", FMRanker(**settings, loss="bpr").fit(chosen, known, X[:4])
     yield "classifier", FMClassifier(**settings, dtype="float64").fit(X, np.where(y > 0, "yes", "no"))
     yield "three_classes", FMClassifier(**settings).fit(X, np.digitize(y, np.quantile(y, [0.3, 0.6])))
     yield "early_stopping", FMRegressor(**settings, early_stopping=True).fit(X, y)
