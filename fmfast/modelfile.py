@@ -37,7 +37,7 @@ import os
 import reprlib
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -46,8 +46,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmfast import _siderows
+from fmfast._archive import members_of, read_array, write_array
 from fmfast._classes import decode_classes, encode_classes
-from fmfast._files import PREFIX_SIZE, little_endian, npy_prefix, replacing
+from fmfast._files import PREFIX_SIZE, replacing
 from fmfast.encoder import FeatureEncoder
 from fmfast.exceptions import ModelFileError
 from fmfast.model import FMModel, TrainingState
@@ -60,7 +61,6 @@ from fmfast.table import ParameterTable
 
 _FORMAT = "fmfast model"
 _FORMAT_VERSION = 1
-_BLOCK_SIZE = 1 << 22  # bytes that pass between file and table at a time
 
 # What a zip file or a JSON text that is not what it claims can raise while it is read.
 _DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, OverflowError, RuntimeError)
@@ -101,11 +101,11 @@ def save_model(path: str | os.PathLike[str], estimator: Any, loop: SavedLoop | N
             "The model has parameters that are not finite, which load would refuse; fit it anew."
         )
     with replacing(os.fsdecode(path)) as file, zipfile.ZipFile(file, "w") as archive:
-        _write_array(archive, "header", np.frombuffer(header, dtype=np.uint8))
+        write_array(archive, "header", np.frombuffer(header, dtype=np.uint8))
         for name, array in _arrays(estimator.model_).items():
-            _write_array(archive, name, array)
+            write_array(archive, name, array)
         for name, array in loop.arrays.items() if loop else ():
-            _write_array(archive, f"loop_{name}", array)
+            write_array(archive, f"loop_{name}", array)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -393,11 +393,11 @@ def _decode_number(value: Any) -> Any:
 def _read_estimator(file: BinaryIO, with_loop: bool) -> tuple[Any, SavedLoop | None]:
     file_size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
-        members = _members(archive, file_size)
+        members = members_of(archive, file_size)
         if "header.npy" not in members:
             raise ValueError("it has no member header.npy")
         header_bytes = np.empty(max(0, members["header.npy"].file_size - PREFIX_SIZE), dtype=np.uint8)
-        _read_array(archive, members["header.npy"], header_bytes)
+        read_array(archive, members["header.npy"], header_bytes)
         header = _parse_header(header_bytes.tobytes())
         estimator = _new_estimator(_CLASSES[header["class"]], header["params"])
         model = _empty_model(header, estimator, file_size)
@@ -408,7 +408,7 @@ def _read_estimator(file: BinaryIO, with_loop: bool) -> tuple[Any, SavedLoop | N
             found = reprlib.repr(sorted(members))
             raise ValueError(f"it has the members {found}, where {sorted(expected)} belong")
         for name, array in arrays.items():
-            _read_array(archive, members[f"{name}.npy"], array)
+            read_array(archive, members[f"{name}.npy"], array)
         loop = _read_loop(archive, members, header["loop"], file_size) if with_loop else None
     if not all_finite(model):
         raise ValueError("it has parameters that are NaN or infinite")
@@ -436,7 +436,7 @@ def _read_loop(
         if math.prod(shape) * np.dtype(dtype).itemsize > file_size:
             raise ValueError(f"its header promises an array of shape {shape}, but it has {file_size} bytes")
         arrays[name] = np.empty(shape, dtype=dtype)
-        _read_array(archive, members[f"loop_{name}.npy"], arrays[name])
+        read_array(archive, members[f"loop_{name}.npy"], arrays[name])
     return SavedLoop(loop["identity"], loop["is_finished"], arrays)
 
 
@@ -525,20 +525,6 @@ def _check_chain(chain: ChainState, is_classifier: bool) -> None:
         raise ValueError("it is a classifier with a precision of its noise")
 
 
-def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members of a zip file by name: no bomb, no duplicates."""
-    members = {info.filename: info for info in archive.infolist()}
-    if len(members) < len(archive.infolist()):
-        raise ValueError("it has several members of the same name")
-    for name, info in members.items():
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise ValueError(f"its member {reprlib.repr(name)} is compressed")
-    n_bytes = sum(info.file_size for info in members.values())
-    if n_bytes > file_size:
-        raise ValueError(f"its members claim {n_bytes} bytes, but the file has {file_size}")
-    return members
-
-
 # -- arrays -------------------------------------------------------------------------------------
 
 
@@ -573,33 +559,3 @@ def all_finite(model: FMModel | Posterior) -> bool:
 def _is_precision(values: NDArray[np.float64]) -> bool:
     """Whether all are positive, and their inverses, which are variances, finite."""
     return bool((values >= np.finfo(np.float64).tiny).all())
-
-
-def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Views that together are the array, in C order, each of about `_BLOCK_SIZE` bytes at most."""
-    if not array.size:
-        return
-    for part in np.atleast_2d(array):
-        step = max(1, _BLOCK_SIZE // part[:1].nbytes)
-        for start in range(0, len(part), step):
-            yield part[start : start + step]
-
-
-def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
-    # A ZipInfo carries no time: equal models make equal files.
-    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-        member.write(npy_prefix(array))
-        for block in _blocks(array):
-            member.write(np.ascontiguousarray(block, dtype=little_endian(array)).data)
-
-
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, array: NDArray[Any]) -> None:
-    """Fill the array from a member of just its dtype and shape; the last byte checks the CRC."""
-    prefix = npy_prefix(array)
-    with archive.open(info) as member:
-        # Compared, not parsed: there is one way to write it.
-        if info.file_size != len(prefix) + array.nbytes or member.read(len(prefix)) != prefix:
-            raise ValueError(f"its member {info.filename} is no {array.dtype} array of shape {array.shape}")
-        for block in _blocks(array):
-            values = np.frombuffer(member.read(block.nbytes), dtype=little_endian(array))
-            block[...] = values.reshape(block.shape)

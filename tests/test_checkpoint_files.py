@@ -35,6 +35,7 @@ from fmfast import (
     FMClassifier,
     FMRegressor,
     ModelFileError,
+    _archive,
     checkpoint,
     modelfile,
 )
@@ -138,9 +139,9 @@ def test_a_loop_that_promises_more_than_the_file_has(tmp_path, monkeypatch):
     path = os.path.join(tmp_path, names_in(tmp_path)[-1])
     estimator, loop = modelfile.load_with_loop(path)
     loop.arrays["residuals0"] = np.broadcast_to(np.float32(0), 2**40)
-    write = modelfile._write_array
+    write = _archive.write_array
     monkeypatch.setattr(
-        modelfile, "_write_array", lambda archive, name, array: write(archive, name, array[: 2**20])
+        modelfile, "write_array", lambda archive, name, array: write(archive, name, array[: 2**20])
     )
     modelfile.save_model(path, estimator, loop)
     os.unlink(os.path.join(tmp_path, names_in(tmp_path)[0]))

@@ -30,6 +30,7 @@ LAYERS = [
     "exceptions",
     "_sklearn",
     "_files",
+    "_archive",
     "_classes",
     "parameters",
     "paging",

@@ -25,7 +25,7 @@ from model_files import (
 from problems import train_on
 
 import fmfast
-from fmfast import FMRegressor, ModelFileError, _classes, modelfile
+from fmfast import FMRegressor, ModelFileError, _archive, _classes
 from fmfast.solvers import SOLVERS
 
 # -- what is saved comes back -----------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_equal_models_make_equal_files(tmp_path):
 
 
 def test_memory_beside_the_table_is_a_few_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(modelfile, "_BLOCK_SIZE", 1 << 18)
+    monkeypatch.setattr(_archive, "_BLOCK_SIZE", 1 << 18)
     estimator = FMRegressor(n_factors=16, max_iter=1).fit(sp.eye_array(100_000, format="csr"), np.arange(1e5))
     size = estimator.model_.table.rows.nbytes
     few_blocks = 8 << 18
