@@ -13,7 +13,7 @@ from model_files import TARGETS, X, assert_same_model, same_bits, saved
 from problems import posix_only
 
 import fmfast
-from fmfast import ModelFileError, modelfile
+from fmfast import ModelFileError, _archive
 
 # -- the file appears whole, or not at all ------------------------------------------------------
 
@@ -77,7 +77,7 @@ def test_interrupt_in_the_middle(tmp_path, monkeypatch):
         yield array[:1]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(modelfile, "_blocks", interrupted)
+    monkeypatch.setattr(_archive, "_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         estimator.save(tmp_path / "new.fm")
     assert [path.name for path in tmp_path.iterdir()] == ["model.fm"]
