@@ -177,9 +177,8 @@ X
 
     - a Dask array whose blocks are scipy CSR (or dense), with all columns in each block; a Dask DataFrame of
       numbers;
-    - a list of Delayed or futures, one for each part: of X, or of tuples (X, y) or (X, y, sample_weight),
-    with
-      y=None;
+    - a list of Delayed or futures, one for each part: of X, or, with y=None, of tuples (X, y) or
+      (X, y, sample_weight);
     - the path of a data set on disk (.fmd), or a list of them, which every worker can read, with y=None;
     - rows that are here, whatever the local estimator takes: they become one part.
 y

@@ -100,8 +100,8 @@ class FMRanker(RankedLists):
 
     Attributes
     ----------
-    w_ : ndarray of shape (n_features_in_,)
-    V_ : ndarray of shape (n_features_in_, n_factors)
+    w_ : ndarray of shape (n_features,)
+    V_ : ndarray of shape (n_features, n_factors)
         The parameters; the columns of the contexts come first. The w of these stay 0.
     n_contexts_, n_items_ : int
     n_skipped_contexts_ : int
@@ -180,13 +180,13 @@ class FMRanker(RankedLists):
 
     @property
     def w_(self) -> NDArray[Any]:
-        """Linear weights, (n_features_in_,), those of the contexts first."""
+        """Linear weights, (n_features,), those of the contexts first."""
         model: RankingModel = self._fitted_model("w_")
         return model.w
 
     @property
     def V_(self) -> NDArray[Any]:
-        """Factors, (n_features_in_, n_factors), those of the contexts first."""
+        """Factors, (n_features, n_factors), those of the contexts first."""
         model: RankingModel = self._fitted_model("V_")
         return model.V
 

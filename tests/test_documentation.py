@@ -23,7 +23,7 @@ if not DOCS.is_dir():
 
 # Modules that users import themselves: what their __all__ names is public.
 PUBLIC_MODULES = ["fmfast", *(f"fmfast.{name}" for name in (
-    "datasets", "libfm", "metrics", "numpy_baseline", "plot", "retrieval", "text",
+    "dask", "datasets", "libfm", "metrics", "numpy_baseline", "plot", "retrieval", "text",
 ))]  # fmt: skip
 
 

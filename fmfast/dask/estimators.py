@@ -136,8 +136,11 @@ class OnDask(FactorizationMachine):
         return self._local(**(params | {"callbacks": None, "encoder": None, "scoring": "loss"}))
 
     def to_local(self) -> Any:
-        """The fitted local estimator, FMRegressor or FMClassifier, with the same parameters; nothing is
-        copied.
+        """The fitted local estimator with the same parameters; nothing is copied.
+
+        Returns
+        -------
+        FMRegressor or FMClassifier
 
         Raises
         ------
@@ -158,6 +161,15 @@ class OnDask(FactorizationMachine):
         ----------
         local : FMRegressor or FMClassifier
         client : distributed.Client or None
+
+        Returns
+        -------
+        DaskFMRegressor or DaskFMClassifier
+
+        Raises
+        ------
+        NotFittedError, TypeError
+            For an estimator that is not fitted, or not of the same task.
         """
         if type(local) is not cls._local:
             raise TypeError(
@@ -172,6 +184,15 @@ class OnDask(FactorizationMachine):
         """Write the fitted local estimator to one file, from which `fmfast.load` reads it; see its `save`.
 
         `load` returns an FMRegressor or FMClassifier, of which `from_local` makes one for the cluster.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError, OSError
+            As `save` of the local estimator.
         """
         self.to_local().save(path)
 
@@ -217,10 +238,15 @@ class DaskFMRegressor(OnDask, FMRegressor):
 
     Examples
     --------
-    >>> from distributed import Client  # doctest: +SKIP
-    >>> client = Client("scheduler:8786")  # doctest: +SKIP
-    >>> fm = DaskFMRegressor(client=client, random_state=0).fit(X, y)  # doctest: +SKIP
-    >>> fm.predict(X).mean().compute()  # doctest: +SKIP
+    >>> import numpy as np
+    >>> from distributed import Client
+    >>> from fmfast.dask import DaskFMRegressor
+    >>> client = Client(processes=False, dashboard_address=None)  # or the address of a scheduler
+    >>> X, y = np.eye(6), np.arange(6.0)
+    >>> fm = DaskFMRegressor(client=client, max_iter=3, random_state=0).fit(X, y)
+    >>> fm.predict(X).shape
+    (6,)
+    >>> client.close()
     """
 
     _local = FMRegressor
@@ -241,7 +267,21 @@ class DaskFMRegressor(OnDask, FMRegressor):
         return self._lazy(X, "predict") if is_distributed(X) else super().predict(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination R^2 of the prediction; X, y and weights as in `fit`, y not None."""
+        """Coefficient of determination R^2 of the prediction.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`; y is not None.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+        """
         if not is_distributed(X):
             return super().score(X, y, sample_weight)
         prediction = self.predict(X).compute()
@@ -265,10 +305,15 @@ class DaskFMClassifier(OnDask, FMClassifier):
 
     Examples
     --------
-    >>> from distributed import Client  # doctest: +SKIP
-    >>> client = Client("scheduler:8786")  # doctest: +SKIP
-    >>> fm = DaskFMClassifier(client=client, random_state=0).fit(X, y)  # doctest: +SKIP
-    >>> fm.predict_proba(X)[:, 1].compute()  # doctest: +SKIP
+    >>> import numpy as np
+    >>> from distributed import Client
+    >>> from fmfast.dask import DaskFMClassifier
+    >>> client = Client(processes=False, dashboard_address=None)  # or the address of a scheduler
+    >>> X, y = np.eye(6), np.arange(6) > 2
+    >>> fm = DaskFMClassifier(client=client, max_iter=3, random_state=0).fit(X, y)
+    >>> fm.predict_proba(X).shape
+    (6, 2)
+    >>> client.close()
     """
 
     _local = FMClassifier
@@ -289,7 +334,21 @@ class DaskFMClassifier(OnDask, FMClassifier):
         return self._lazy(X, "predict") if is_distributed(X) else super().predict(X)
 
     def decision_function(self, X: Any) -> Any:
-        """Raw scores: log-odds of the second class, or of each class against the rest; as `predict`."""
+        """Raw scores: log-odds of the second class, or of each class against the rest; lazily as `predict`.
+
+        Parameters
+        ----------
+        X
+            As in `predict`.
+
+        Returns
+        -------
+        dask array, or ndarray for rows that are here, of shape (n_samples,) or (n_samples, n_classes)
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+        """
         return self._lazy(X, "decision_function") if is_distributed(X) else super().decision_function(X)
 
     def predict_proba(self, X: Any) -> Any:
@@ -307,7 +366,21 @@ class DaskFMClassifier(OnDask, FMClassifier):
         return self._lazy(X, "predict_proba") if is_distributed(X) else super().predict_proba(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy of the prediction; X, y and weights as in `fit`, y not None."""
+        """Accuracy of the prediction.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`; y is not None.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+        """
         if not is_distributed(X):
             return super().score(X, y, sample_weight)
         prediction = self.predict(X).compute()
