@@ -199,10 +199,55 @@ class RankedLists(Learner):
         model = self._fitted_model("explain")
         one_context = _one(context, model.contexts, "context", "context_features", model.dtype)
         one_item = _one(item, model.items, "item", "item_features", model.dtype)
-        names = explaining.names_of_model(model, feature_names)
-        if names is None:
-            names = [*_names("context", model.contexts), *_names("item", model.items)]
+        names = _names_of(model, feature_names)
         return explaining.explain_row(model, pair_row(model, one_context, one_item), 0, 1.0, names)
+
+    def top_interactions(
+        self,
+        n: int = 10,
+        *,
+        between: tuple[Any, Any] | None = None,
+        scale: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+    ) -> explaining.Interactions:
+        """The pairs of features that change a score most: the largest |<v_j, v_l>| scale_j scale_l.
+
+        The search is exact, and never holds more than a block of all pairs.
+
+        Parameters
+        ----------
+        n : int, default=10
+            How many pairs; fewer are returned where there are fewer that change any score.
+        between : pair of arrays of int, or None, default=None
+            Column numbers, of which a pair has one from each; those of the contexts come first. None: a
+            feature of the contexts and one of the items.
+        scale : array-like of shape (n_features_in_,) or None, default=None
+            Typical values of the features. None: 1, as for ids.
+        feature_names : sequence of str of length n_features_in_, default=None
+            As for `explain`.
+
+        Returns
+        -------
+        Interactions
+
+        Raises
+        ------
+        NotFittedError, ValueError
+        """
+        model = self._fitted_model("top_interactions")
+        if between is None:
+            first = model.contexts.n_features
+            between = np.arange(first), np.arange(first, model.n_features)
+        return explaining.strongest_pairs(
+            model,
+            explaining.check_n(n),
+            0,
+            1.0,
+            explaining.groups_of(model, between),
+            explaining.check_scale(scale, model.n_features),
+            None,
+            _names_of(model, feature_names),
+        )
 
     def _contexts(self, model: RankingModel, contexts: Any) -> tuple[NDArray[np.intp] | None, SparseRows]:
         """Numbers of known contexts, None for others, and their rows in the columns of the model."""
@@ -233,6 +278,12 @@ def _one(x: Any, known: SparseRows, name: str, features: str, dtype: np.dtype) -
         raise ValueError(f"{name} has {row.n_samples} rows, expected one; explain one pair at a time.")
     given.check_columns(row, known, name, features)
     return row
+
+
+def _names_of(model: RankingModel, given_names: Sequence[str] | None) -> Any:
+    """Names of the columns of contexts and items."""
+    names = explaining.names_of_model(model, given_names)
+    return [*_names("context", model.contexts), *_names("item", model.items)] if names is None else names
 
 
 def _names(name: str, rows: SparseRows) -> list[str]:

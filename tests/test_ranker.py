@@ -100,6 +100,18 @@ def test_lists_scores_vectors_and_explanations_agree(with_features, dtype):
         assert set(explanation.names) == {"context 3", "item 5", "context 3 x item 5"}
 
 
+def test_top_interactions_are_those_of_contexts_and_items():
+    fm = ranker(dtype="float64").fit(TRAIN)
+    products = np.abs(fm.V_[:120] @ fm.V_[120:].T)
+    j, l_ = np.unravel_index(products.argmax(), products.shape)
+    found = fm.top_interactions(5)
+    assert found.features[0].tolist() == [j, 120 + l_]
+    assert found.names[0] == f"context {j} x item {l_}"
+    assert abs(found.strengths[0]) == pytest.approx(products.max())
+    within = fm.top_interactions(3, between=(np.arange(120, 200), np.arange(120, 200)))
+    assert (within.features >= 120).all()
+
+
 def test_contexts_and_candidates_are_chosen():
     fm = ranker().fit(TRAIN)
     every = fm.recommend(n=5, exclude=TRAIN)
