@@ -13,6 +13,10 @@ turns. What a larger cluster is to be expected to take is computed: see `epoch_s
 from __future__ import annotations
 
 import math
+import os
+import signal
+import tempfile
+import threading
 import time
 from functools import reduce
 from pathlib import Path
@@ -20,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from bench.averaging import Simulation
 from bench.pictures import COLOURS, OTHERS, legend_below, new_figure
@@ -35,6 +40,7 @@ RULES = ("uniform", "weighted", "default")
 MERGES = (1, 4, 64)  # beside the default, for 8 parts
 TOLERANCE = 1.005
 CLUSTER_EPOCHS = 3
+KILLED_AT = (0.2, 0.5, 0.8)  # parts of the time that a fit takes undisturbed
 
 # The model: gigabits per second, workers, and how large the problem is: rows, features, k.
 NETWORKS = (1, 10, 100)
@@ -292,9 +298,60 @@ def real_cluster(w: Workload, rounds: int) -> tuple[list[Row], list[Row]]:
     return rows, memory
 
 
+def _stored(folder: str, number: int) -> tuple[Any, Any]:
+    """A part as it is read again by whoever takes the place of a worker that is gone."""
+    return sp.load_npz(f"{folder}/{number}.npz"), np.load(f"{folder}/{number}.npy")
+
+
+def faults(w: Workload) -> list[Row]:
+    """One of two workers is killed at several moments of a fit: does it end, when, and how good is it?"""
+    from dask import delayed
+    from distributed import Client, LocalCluster
+
+    from fmfast.dask import DaskFMClassifier
+
+    half = w.X_train.shape[0] // 2
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
+        Client(cluster) as client,
+    ):
+        for number, part in enumerate((slice(0, half), slice(half, None))):
+            sp.save_npz(f"{folder}/{number}.npz", sp.csr_matrix(w.X_train[part]), compressed=False)
+            np.save(f"{folder}/{number}.npy", w.y_train[part])
+        parts = [delayed(_stored)(folder, number) for number in range(2)]
+        for when in (None, None, *KILLED_AT):  # twice undisturbed, for the noise
+            client.wait_for_workers(2)
+            timer = None
+            if when is not None:
+                victim = next(iter(client.run(os.getpid).values()))
+                timer = threading.Timer(when * rows[0]["fit, s"], os.kill, [victim, signal.SIGKILL])
+                timer.start()
+            start = time.perf_counter()
+            fm = DaskFMClassifier(
+                client=client, n_factors=N_FACTORS, max_iter=CLUSTER_EPOCHS, random_state=0
+            ).fit(parts)
+            seconds = time.perf_counter() - start
+            if timer is not None:
+                timer.join()
+            loss = w.test_loss(fm.decision_function(w.X_test))
+            rows.append(
+                {
+                    "a worker is killed after": "never" if when is None else f"{when:.0%} of that time",
+                    "fit, s": seconds,
+                    "epochs": len(fm.history_),
+                    "test log loss": loss,
+                    "/ undisturbed": loss / rows[0]["test log loss"] if rows else 1.0,
+                }
+            )
+    return rows
+
+
 def run(settings: Settings) -> Section:
     w = load("W2", settings.scale)
     cluster, memory = real_cluster(w, settings.rounds)
+    disturbed = faults(w)
     s = Simulation(w, N_FACTORS)
     measured = costs(s)
     expected = model(measured)
@@ -308,6 +365,7 @@ def run(settings: Settings) -> Section:
             Table("More and fewer merges", more_merges(s, one_machine)),
             Table("W1 in parts", ratings(settings.scale)),
             Table("A LocalCluster of two processes on this machine", cluster),
+            Table("The same, one of its processes killed (SIGKILL) in the middle of a fit", disturbed),
             Table("Memory of its workers", memory),
             Table("Costs, one thread", [{"what": name, "value": value} for name, value in measured.items()]),
             Table("Expected: an epoch on clusters", expected),
