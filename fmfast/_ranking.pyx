@@ -35,8 +35,7 @@ from fmfast._negatives cimport Negatives, Positives, draw_negative, positives_of
 from fmfast._random cimport mix64
 from fmfast._steps cimport AdaGrad, Settings, factor_state_size, step_factors, step_weight, weight_state_size
 from fmfast._widths cimport (
-    MAX_LOCAL_FACTORS, Width, Width0, Width8, Width16, Width24, Width32, Width48, Width64, Width96, Width128,
-    WidthAny, known_width,
+    MAX_LOCAL_FACTORS, Width, Width8, Width16, Width32, Width64, Width128, WidthAny, known_width,
 )
 
 cdef enum:
@@ -393,24 +392,16 @@ cdef double train_task(
 cdef double train_any_width(
     Ranking* ranking, floating* table, Task* task, floating* buffer
 ) noexcept nogil:
-    """`train_task` compiled for this number of factors."""
+    """`train_task` compiled for this number of factors: for the usual ones, since each takes 30 kB."""
     cdef Py_ssize_t n_factors = task.settings.n_factors
-    if n_factors == 0:
-        return train_task(ranking, <Width0*>NULL, table, task, buffer)
     if n_factors == 8:
         return train_task(ranking, <Width8*>NULL, table, task, buffer)
     if n_factors == 16:
         return train_task(ranking, <Width16*>NULL, table, task, buffer)
-    if n_factors == 24:
-        return train_task(ranking, <Width24*>NULL, table, task, buffer)
     if n_factors == 32:
         return train_task(ranking, <Width32*>NULL, table, task, buffer)
-    if n_factors == 48:
-        return train_task(ranking, <Width48*>NULL, table, task, buffer)
     if n_factors == 64:
         return train_task(ranking, <Width64*>NULL, table, task, buffer)
-    if n_factors == 96:
-        return train_task(ranking, <Width96*>NULL, table, task, buffer)
     if n_factors == 128:
         return train_task(ranking, <Width128*>NULL, table, task, buffer)
     return train_task(ranking, <WidthAny*>NULL, table, task, buffer)
