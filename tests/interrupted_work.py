@@ -62,8 +62,8 @@ def work(name):
         return None, lambda: convert(lines(), os.path.join(directory, "x.fmd"))
     X = matrix()
     y = target(X)
-    if kind == "wide":  # an epoch of several seconds
-        fm = FMRegressor(n_factors=640, max_iter=1, learning_rate=1e-4, **common)
+    if kind == "wide":  # epochs of a second and more
+        fm = FMRegressor(n_factors=640, max_iter=100, learning_rate=1e-4, **common)
         return fm, lambda: fm.fit(X, y)
     if kind in ("sgd", "adagrad"):
         fm = FMRegressor(n_factors=32, max_iter=1000, solver=kind, learning_rate=1e-3, **common)
@@ -88,7 +88,7 @@ def work(name):
         )
         return fm, lambda: fm.predict(many)
     if kind == "bayesian predict":
-        fm = BayesianFMRegressor(n_factors=16, n_iter=60, n_burn_in=10, **common).fit(X[:1000], y[:1000])
+        fm = BayesianFMRegressor(n_factors=16, n_iter=110, n_burn_in=10, **common).fit(X[:1000], y[:1000])
         return fm, lambda: fm.predict(X, return_std=True)
     if kind == "recommend":
         fm = FMRegressor(n_factors=64, max_iter=1, **common).fit(X[:1000], y[:1000])

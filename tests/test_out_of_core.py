@@ -150,11 +150,16 @@ def large(tmp_path_factory):
 def test_as_good_as_in_memory(large, solver, dtype, n_jobs):
     X, y, ds, X_test, y_test = large
     settings = {"solver": solver, "dtype": dtype, "n_jobs": n_jobs, "max_iter": 4, "random_state": 0}
-    inside = fmfast.FMClassifier(4, **settings).fit(X, y)
-    outside = fmfast.FMClassifier(4, **settings).fit(ds.X, ds.y)
-    assert outside.history_[-1]["loss"] == pytest.approx(inside.history_[-1]["loss"], rel=0.01)
+    # Two threads never do the same twice: a mean of several fits says more than one.
+    losses = []
+    for _ in range(1 if n_jobs == 1 else 5):
+        inside = fmfast.FMClassifier(4, **settings).fit(X, y)
+        outside = fmfast.FMClassifier(4, **settings).fit(ds.X, ds.y)
+        assert outside.history_[-1]["loss"] == pytest.approx(inside.history_[-1]["loss"], rel=0.01)
+        losses.append([log_loss(fm, X_test, y_test) for fm in (outside, inside)])
     # No worse than by 0.5%; and not much better, since that would be another solver. Seeds differ by 0.4%.
-    assert 0.98 < log_loss(outside, X_test, y_test) / log_loss(inside, X_test, y_test) < 1.005
+    of_outside, of_inside = np.mean(losses, axis=0)
+    assert 0.98 < of_outside / of_inside < 1.005
     assert not np.array_equal(inside.V_, outside.V_)  # another order: this was trained in windows
     if n_jobs == 1:
         assert_array_equal(fmfast.FMClassifier(4, **settings).fit(ds.X, ds.y).V_, outside.V_)
