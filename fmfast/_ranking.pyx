@@ -40,7 +40,7 @@ from fmfast._widths cimport (
 
 cdef enum:
     AHEAD = 8           # pairs between the prefetch of rows and their use
-    N_VECTORS = 7       # buffers of n_factors numbers, see `Sums`
+    N_VECTORS = 5       # of n_factors numbers: s_context, s_item, s_negative, q, apart
 
 # |difference of scores| beyond which training has diverged.
 cdef double DIVERGED_SCORE = 1e18

@@ -272,14 +272,14 @@ class FMRanker(RankedLists):
             positive, weight, held_out = self._split(positive, weight, n_validation, model.training.seed)
             positives, n_skipped = given.positives_of(positive, weight)
         history = self._train(model, positives, held_out, positive, undoable=not is_new)
+        self._publish(model, history if is_new else self.history_ + history, len(history))
+        self.n_skipped_contexts_ = n_skipped
         if n_skipped:
             warnings.warn(
                 f"interactions has {n_skipped} of {n_contexts} contexts without a positive, or with nothing "
                 "else, from which no order can be learned: they are skipped.",
                 stacklevel=level_of_caller(),
             )
-        self._publish(model, history if is_new else self.history_ + history, len(history))
-        self.n_skipped_contexts_ = n_skipped
         return self
 
     def _check_callbacks(self) -> None:
